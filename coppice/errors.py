@@ -1,0 +1,11 @@
+"""The one root of every error that Coppice raises on purpose."""
+
+from __future__ import annotations
+
+
+class CoppiceError(Exception):
+    """Something a user can act on.
+
+    The message is one line: what happened, where (file, key or role), what to do. The command line
+    prints it without a traceback and exits with status 1.
+    """

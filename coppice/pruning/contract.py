@@ -1,0 +1,151 @@
+"""What the roles need of a network, in plain numpy and bytes: nothing here imports torch.
+
+`Pruner` is what the outer loop drives, `Scorer` what an evaluator drives. The real ones are built by
+`coppice.pruning.pruner.TorchPruner` and `coppice.pruning.scoring.TorchScorer`; tests put cheap stand-ins
+behind the same protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Float64s = npt.NDArray[np.float64]
+Tick = Callable[[], None]
+"""Called every so often inside long work (at least once a second or so, once a batch): beats leases and
+may raise to end the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One prunable layer."""
+
+    name: str
+    """The module's name in the network, e.g. 'fc1'."""
+    shape: tuple[int, ...]
+    """Shape of its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The verdict on one solution."""
+
+    fitness: float
+    """Feasible: the fraction of all parameters that remain, in (0, 1]. Infeasible: 1 + missing accuracy,
+    in (1, 2]."""
+    feasible: bool
+    accuracy: float
+    """On the samples of data.npy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """The network as it stands, masked."""
+
+    parameters_total: int
+    parameters_remaining: int
+    weights_total: int
+    weights_remaining: int
+    layer_remaining: tuple[int, ...]
+    """Weights kept in each layer, in the order of `Pruner.layers`."""
+    accuracy: float
+    """On the samples held out of the training set."""
+    feasible: bool
+
+    @property
+    def compression(self) -> float:
+        """parameters_total / parameters_remaining."""
+        return self.parameters_total / max(1, self.parameters_remaining)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a run: the best feasible network found, and the one reading of the test set."""
+
+    measure: Measure
+    reference_accuracy: float
+    """Dense network, test set."""
+    pruned_accuracy: float
+    """Pruned network, test set."""
+    crates: Float64s
+    """float64 (layers,): the crates that cut the network in `measure`."""
+    model: bytes
+    """safetensors: the weights, masked to zero."""
+
+
+class Pruner(Protocol):
+    """The network being pruned, as the outer loop sees it. Everything is a pure function of the run file
+    and of the calls made: the same calls give the same bytes, also across checkpoint and restore."""
+
+    layers: tuple[Layer, ...]
+    reference_left: int
+    """Iterations of reference training still to do."""
+    iteration: int
+    """Iterations of surgery done."""
+    reference_accuracy: float
+    """Dense network on the held-out samples; valid once `reference_left` is 0."""
+    crates: Float64s
+    """float64 (layers,): the crates in force (zeros before the first search)."""
+
+    def train_reference(self, iterations: int, tick: Tick) -> None:
+        """Go on training the dense network, `iterations` more (at most `reference_left`)."""
+        ...
+
+    def samples(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The held-out samples that solutions are scored on: x float32 (n, ...), y int64 (n,)."""
+        ...
+
+    def weights(self) -> bytes:
+        """All current weights (cut ones with the values they have by now), safetensors."""
+        ...
+
+    def start_crates(self) -> Float64s:
+        """float64 (layers,): where the next search should begin."""
+        ...
+
+    def searched_layers(self, search: int) -> npt.NDArray[np.bool_]:
+        """bool (layers,): which layers take part in search number `search`."""
+        ...
+
+    def apply(self, crates: Float64s, fitness: float) -> None:
+        """Cut by the crates that a search found; a search that found nothing feasible (fitness > 1)
+        changes nothing."""
+        ...
+
+    def train(self, iterations: int, tick: Tick) -> None:
+        """Dynamic network surgery, `iterations` more."""
+        ...
+
+    def measure(self, tick: Tick) -> Measure:
+        """The masked network on the held-out samples; remembers it if it is the best feasible one so far
+        (fewest parameters, then highest accuracy)."""
+        ...
+
+    def loss(self) -> float:
+        """Mean training loss of the last iterations, NaN before the first."""
+        ...
+
+    def finish(self, tick: Tick) -> Outcome:
+        """Take the best feasible network that `measure` remembered (the dense one if none) and read the
+        test set, once."""
+        ...
+
+    def checkpoint(self) -> bytes:
+        """Everything, to the bit (safetensors with its metadata)."""
+        ...
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Be what `checkpoint` was taken from. Raises `CoppiceError` for a checkpoint of another network."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores solutions against one set of reference weights."""
+
+    def score(self, crates: Float64s, tick: Tick) -> Score:
+        """Cut a copy of the reference at these crates, float64 (layers,), and judge it."""
+        ...

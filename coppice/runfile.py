@@ -1,0 +1,202 @@
+"""The run file: everything that a run needs to know, validated before anything starts.
+
+A mistake is answered in one line with file, key and what was expected. Every key has a default (only
+`name` has none), written here once; `coppice master --help` points here and docs/runfile.md prints it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from coppice.errors import CoppiceError
+
+
+class RunFileError(CoppiceError):
+    """The run file cannot be used; the message names file, key and what was expected."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Schedule = Literal["constant", "cosine", "step"]
+"""constant; cosine: half a cosine down to zero at the end; step: divided by ten after 1/2 and 3/4."""
+
+
+class ModelSection(_Section):
+    """The network: a built-in name, or `module:callable` (or `file.py:callable`) of the user's own."""
+
+    name: str = "mlp"
+    """mlp, lenet-300-100, lenet-5, or module:callable; the callable returns a torch.nn.Module."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments for it."""
+    layers: list[str] | None = None
+    """Names of the modules to prune; default: every Linear and Conv layer."""
+
+
+class DataSection(_Section):
+    """The samples: a built-in set, or arrays of the user's own."""
+
+    name: Literal["digits", "mnist", "arrays"] = "digits"
+    folder: str | None = None
+    """mnist: where the four idx .gz files are (or COPPICE_MNIST, or downloaded into a cache)."""
+    train: str | None = None
+    """arrays: <train>_x.npy and <train>_y.npy."""
+    test: str | None = None
+    """arrays: <test>_x.npy and <test>_y.npy."""
+
+
+class TrainingSection(_Section):
+    """How weights are fitted: SGD with momentum, cross entropy."""
+
+    batch: int = Field(64, ge=1)
+    learning_rate: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Schedule = "cosine"
+
+
+class ReferenceSection(TrainingSection):
+    """The dense network that everything is compared with."""
+
+    iterations: int = Field(2000, ge=0)
+    weights: str | None = None
+    """A .safetensors file to start from; with iterations: 0 it is taken as it is."""
+
+
+class RoundsSection(_Section):
+    """The master's rounds."""
+
+    iterations: int = Field(500, ge=1)
+    """Iterations of one round (the number in new_itr.txt)."""
+    tmax: int = Field(5000, ge=1)
+    """Iterations of surgery in all; the last round is shortened to end there."""
+
+
+class SurgerySection(TrainingSection):
+    """Dynamic network surgery: training in which masks may also open again."""
+
+    prune_until: int = Field(3000, ge=0)
+    """Searches and mask changes end at this iteration; after it the kept weights are only trained."""
+    gamma: float = Field(0.0001, ge=0)
+    """Masks are updated with probability 1 / (1 + gamma * iteration)."""
+
+
+class SearchSection(_Section):
+    """The search for the layers' crates."""
+
+    method: Literal["ncs", "cmaes", "random"] = "ncs"
+    population: int = Field(10, ge=2, le=1000)
+    evaluations: int = Field(500, ge=1)
+    """Solutions scored in one search."""
+    sigma: float | None = Field(None, gt=0)
+    """First step size; default (upper - lower) / population, as published."""
+    lower: float = 0.0
+    upper: float = 10.0
+
+    @model_validator(mode="after")
+    def _box(self) -> SearchSection:
+        if not self.lower < self.upper:
+            raise ValueError("lower must be below upper")
+        if self.evaluations < self.population:
+            raise ValueError("evaluations must be at least population")
+        return self
+
+
+class ConstraintSection(_Section):
+    """What a pruned network must keep, judged on samples held out of the training set."""
+
+    accuracy_drop: float = Field(0.0, ge=0, le=1)
+    """Accuracy that may be lost against the reference, as a fraction (0.005: half a percent)."""
+    samples: int = Field(500, ge=1)
+    """How many training samples are held out for it."""
+
+
+class EvaluatorsSection(_Section):
+    """The workers that score solutions."""
+
+    count: int = Field(2, ge=1, le=1000)
+    """How many `simulate` starts; elsewhere as many as you submit."""
+    lease_s: float = Field(30.0, gt=0)
+    """A claim whose holder did not beat for so long is taken back."""
+    tries: int = Field(5, ge=1)
+    """A solution that cost so many evaluators their life is set aside as infeasible."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:0, or auto."""
+
+
+class RunFile(_Section):
+    """A whole run file."""
+
+    name: str
+    work: str | None = None
+    """The work folder: a path or a webhdfs:// URL; --work and COPPICE_WORK go before it."""
+    seed: int = Field(1, ge=0, lt=2**63)
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    reference: ReferenceSection = ReferenceSection()
+    rounds: RoundsSection = RoundsSection()
+    surgery: SurgerySection = SurgerySection()
+    search: SearchSection = SearchSection()
+    constraint: ConstraintSection = ConstraintSection()
+    evaluators: EvaluatorsSection = EvaluatorsSection()
+
+    @field_validator("name")
+    @classmethod
+    def _short_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+            raise ValueError("letters, digits, '_', '.' and '-' only, at most 100, starting with a letter or digit")
+        return name
+
+
+def load_run_file(path: str | Path) -> RunFile:
+    """Read and check a run file.
+
+    Raises `RunFileError`: one line with the file, the key and what was expected.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(1_000_001)
+    except OSError as error:
+        raise RunFileError(f"{path}: cannot be read ({error.strerror}); give the path of a run file") from error
+    if len(text) > 1_000_000:
+        raise RunFileError(f"{path}: larger than 1 MB; this is not a run file")
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        what = getattr(error, "problem", None) or "not readable as text"
+        raise RunFileError(f"{path}{line}: not valid YAML ({what})") from error
+    if not isinstance(content, dict):
+        raise RunFileError(f"{path}: expected keys such as 'name:' and 'model:', found {type(content).__name__}")
+    return parse_run_file(content, str(path))
+
+
+def parse_run_file(content: dict[Any, Any], origin: str) -> RunFile:
+    """Check the content of a run file that came from `origin` (a path, for the message)."""
+    try:
+        return RunFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise RunFileError(f"{origin}: {key}: {_expected(first, key)}{more}") from error
+
+
+def _expected(problem: Any, key: str) -> str:
+    if problem["type"] == "extra_forbidden":
+        section: Any = RunFile
+        for part in key.split(".")[:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key; expected one of {', '.join(section.model_fields)}"
+    if problem["type"] == "missing":
+        return "missing; this key has no default"
+    given = repr(problem.get("input"))
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{message}, found {given[:80]}"

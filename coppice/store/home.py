@@ -1,0 +1,101 @@
+"""The primitives that a place must offer to hold a work folder: the contract of the three homes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+MAX_READ_BYTES = 1 << 30
+"""Default limit on what is read from a work folder, bytes: weights may be large, nothing is endless."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """One line of a listing."""
+
+    name: str
+    """Last part of the path."""
+    is_folder: bool
+    size: int
+    """Bytes; 0 for a folder."""
+    mtime_ms: int
+    """The home's own modification time, milliseconds. Compare for change only, never with a clock."""
+
+
+class Home(ABC):
+    """One place for files, by primitives. `Store` builds everything else on these.
+
+    Paths are relative to the root that the home was opened with, parts separated by "/", no leading
+    slash; "" is the root itself. Several threads may call one home at once.
+
+    Every method may raise `TransientStoreError` (the call may or may not have happened) or
+    `PermanentStoreError`; what is not there is never an error.
+    """
+
+    url: str
+    """The root, as the user would write it."""
+    parallel: int = 1
+    """How many calls at once pay off (latency-bound homes: many; a local folder: one)."""
+
+    @abstractmethod
+    def list(self, folder: str) -> list[Entry]:
+        """The entries directly in `folder`, sorted by name; [] where there is no such folder.
+
+        Not a snapshot: an entry that is renamed during the call may be missed or seen under either name.
+        """
+
+    @abstractmethod
+    def stat(self, path: str) -> Entry | None:
+        """One entry, or None where there is none."""
+
+    @abstractmethod
+    def read(self, path: str, max_bytes: int = MAX_READ_BYTES) -> bytes | None:
+        """The whole content, or None where there is no such file.
+
+        Raises `TooLarge` beyond `max_bytes` without reading it all, `PermanentStoreError` for a folder.
+        """
+
+    @abstractmethod
+    def put(self, path: str, data: bytes, durable: bool = False) -> None:
+        """Write `data` to `path`, replacing what was there, creating missing parent folders.
+
+        NOT atomic: a reader may see a part, a crash may leave one. Only for names that nobody else reads
+        (`Store` writes temporary names this way, then renames). When it returns, the content is whole and
+        visible to every reader; with `durable` it also survives a power loss.
+        """
+
+    @abstractmethod
+    def rename(self, source: str, target: str) -> bool:
+        """Move a file, atomically, never overwriting. True: this call moved it.
+
+        False, with nothing changed: there is no `source`, `target` exists already (file or folder), or the
+        parent folder of `target` is missing. Of any number of callers racing to move one source, one gets
+        True; of any number racing to one target, one gets True.
+        """
+
+    @abstractmethod
+    def rename_over(self, source: str, target: str) -> bool:
+        """Move a file onto `target`, whatever file is there; readers of `target` see old or new, whole.
+
+        False, with nothing changed, where there is no `source` or the parent folder of `target` is missing.
+        On a home that cannot replace in one step (HttpFS) readers may for a moment see no `target`.
+        """
+
+    @abstractmethod
+    def touch(self, path: str) -> bool:
+        """Give the file a new mtime, different from its last one. False where there is no such file."""
+
+    @abstractmethod
+    def delete(self, path: str) -> bool:
+        """Remove one file; True: it was there. Raises `PermanentStoreError` for a folder that is not empty."""
+
+    @abstractmethod
+    def delete_tree(self, folder: str) -> bool:
+        """Remove a folder and all in it; True: it was there. Not atomic. "" removes the root."""
+
+    @abstractmethod
+    def make_folder(self, folder: str) -> None:
+        """Create a folder with its parents, the root included; no error where it exists already."""
+
+    def close(self) -> None:
+        """Let go of connections. The home is not used afterwards."""
