@@ -54,17 +54,17 @@ class DataSection(_Section):
 class TrainingSection(_Section):
     """How weights are fitted: SGD with momentum, cross entropy."""
 
-    batch: int = Field(64, ge=1)
-    learning_rate: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
     schedule: Schedule = "cosine"
 
 
 class ReferenceSection(TrainingSection):
     """The dense network that everything is compared with."""
 
-    iterations: int = Field(2000, ge=0)
+    iterations: int = Field(default=2000, ge=0)
     weights: str | None = None
     """A .safetensors file to start from; with iterations: 0 it is taken as it is."""
 
@@ -72,18 +72,18 @@ class ReferenceSection(TrainingSection):
 class RoundsSection(_Section):
     """The master's rounds."""
 
-    iterations: int = Field(500, ge=1)
+    iterations: int = Field(default=500, ge=1)
     """Iterations of one round (the number in new_itr.txt)."""
-    tmax: int = Field(5000, ge=1)
+    tmax: int = Field(default=5000, ge=1)
     """Iterations of surgery in all; the last round is shortened to end there."""
 
 
 class SurgerySection(TrainingSection):
     """Dynamic network surgery: training in which masks may also open again."""
 
-    prune_until: int = Field(3000, ge=0)
+    prune_until: int = Field(default=3000, ge=0)
     """Searches and mask changes end at this iteration; after it the kept weights are only trained."""
-    gamma: float = Field(0.0001, ge=0)
+    gamma: float = Field(default=0.0001, ge=0)
     """Masks are updated with probability 1 / (1 + gamma * iteration)."""
 
 
@@ -91,10 +91,10 @@ class SearchSection(_Section):
     """The search for the layers' crates."""
 
     method: Literal["ncs", "cmaes", "random"] = "ncs"
-    population: int = Field(10, ge=2, le=1000)
-    evaluations: int = Field(500, ge=1)
+    population: int = Field(default=10, ge=2, le=1000)
+    evaluations: int = Field(default=500, ge=1)
     """Solutions scored in one search."""
-    sigma: float | None = Field(None, gt=0)
+    sigma: float | None = Field(default=None, gt=0)
     """First step size; default (upper - lower) / population, as published."""
     lower: float = 0.0
     upper: float = 10.0
@@ -111,20 +111,23 @@ class SearchSection(_Section):
 class ConstraintSection(_Section):
     """What a pruned network must keep, judged on samples held out of the training set."""
 
-    accuracy_drop: float = Field(0.0, ge=0, le=1)
+    accuracy_drop: float = Field(default=0.0, ge=0, le=1)
     """Accuracy that may be lost against the reference, as a fraction (0.005: half a percent)."""
-    samples: int = Field(500, ge=1)
+    search_drop: float | None = Field(default=None, ge=0, le=1)
+    """What the first search may lose right after its cut, since surgery repairs it afterwards; from there it
+    falls evenly to accuracy_drop at surgery.prune_until. Default: accuracy_drop."""
+    samples: int = Field(default=500, ge=1)
     """How many training samples are held out for it."""
 
 
 class EvaluatorsSection(_Section):
     """The workers that score solutions."""
 
-    count: int = Field(2, ge=1, le=1000)
+    count: int = Field(default=2, ge=1, le=1000)
     """How many `simulate` starts; elsewhere as many as you submit."""
-    lease_s: float = Field(30.0, gt=0)
+    lease_s: float = Field(default=30.0, gt=0)
     """A claim whose holder did not beat for so long is taken back."""
-    tries: int = Field(5, ge=1)
+    tries: int = Field(default=5, ge=1)
     """A solution that cost so many evaluators their life is set aside as infeasible."""
     device: str = "cpu"
     """cpu, cuda, cuda:0, or auto."""
@@ -136,7 +139,7 @@ class RunFile(_Section):
     name: str
     work: str | None = None
     """The work folder: a path or a webhdfs:// URL; --work and COPPICE_WORK go before it."""
-    seed: int = Field(1, ge=0, lt=2**63)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     reference: ReferenceSection = ReferenceSection()
@@ -150,7 +153,9 @@ class RunFile(_Section):
     @classmethod
     def _short_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-            raise ValueError("letters, digits, '_', '.' and '-' only, at most 100, starting with a letter or digit")
+            raise ValueError(
+                "letters, digits, '_', '.' and '-' only, at most 100, starting with a letter or digit"
+            )
         return name
 
 
@@ -163,7 +168,9 @@ def load_run_file(path: str | Path) -> RunFile:
         with open(path, "rb") as file:
             text = file.read(1_000_001)
     except OSError as error:
-        raise RunFileError(f"{path}: cannot be read ({error.strerror}); give the path of a run file") from error
+        raise RunFileError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a run file"
+        ) from error
     if len(text) > 1_000_000:
         raise RunFileError(f"{path}: larger than 1 MB; this is not a run file")
     try:
@@ -174,7 +181,9 @@ def load_run_file(path: str | Path) -> RunFile:
         what = getattr(error, "problem", None) or "not readable as text"
         raise RunFileError(f"{path}{line}: not valid YAML ({what})") from error
     if not isinstance(content, dict):
-        raise RunFileError(f"{path}: expected keys such as 'name:' and 'model:', found {type(content).__name__}")
+        raise RunFileError(
+            f"{path}: expected keys such as 'name:' and 'model:', found {type(content).__name__}"
+        )
     return parse_run_file(content, str(path))
 
 

@@ -146,6 +146,11 @@ class Pruner(Protocol):
 class Scorer(Protocol):
     """Scores solutions against one set of reference weights."""
 
+    @property
+    def layers(self) -> int:
+        """How many crates a solution has."""
+        ...
+
     def score(self, crates: Float64s, tick: Tick) -> Score:
         """Cut a copy of the reference at these crates, float64 (layers,), and judge it."""
         ...

@@ -1,0 +1,1 @@
+"""The work folder's protocol: names, contents, claims, presence, waiting. Knows no torch."""

@@ -1,0 +1,5 @@
+"""`python -m coppice` is `coppice`."""
+
+from coppice.cli import main
+
+main()

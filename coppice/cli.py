@@ -1,0 +1,314 @@
+"""`coppice ...`: the command line. Roles that need no torch do not import it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from coppice import __version__
+from coppice.errors import CoppiceError
+from coppice.roles.context import Context, RunOver, Stopped
+from coppice.runfile import RunFile, load_run_file
+
+STOPPED_STATUS = 143
+"""Exit status of a role that was asked to end before the run was over (128 + SIGTERM)."""
+
+app = typer.Typer(
+    name="coppice",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Prunes neural networks by evolution, spread over a cluster by files in one shared folder.",
+)
+
+WorkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--work",
+        metavar="URL",
+        envvar="COPPICE_WORK",
+        help="The work folder: a path, or webhdfs://host:9870/path.",
+    ),
+]
+WorkArgument = Annotated[
+    str,
+    typer.Argument(metavar="WORK", envvar="COPPICE_WORK", help="The work folder: a path or webhdfs:// URL."),
+]
+RunFileArgument = Annotated[
+    Path, typer.Argument(metavar="RUN.yaml", help="The run file; see jobs/digits.yaml.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Throw away the run that stands in the work folder and begin anew.")
+]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Instead of the run file's seed.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:0 or auto; default: evaluators.device of the run file.")
+]
+ThreadsOption = Annotated[
+    int, typer.Option(min=1, help="CPU threads of this role; with 1, results are the same everywhere.")
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends in one line and exit status 1."""
+    try:
+        app(args=arguments, prog_name="coppice")
+    except CoppiceError as error:
+        print(f"coppice: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def work_of(work: str | None, run: RunFile | None = None) -> str:
+    """The work folder from --work, COPPICE_WORK or the run file, in this order."""
+    chosen = work or (run.work if run else None)
+    if not chosen:
+        raise CoppiceError(
+            "no work folder: give --work URL, set COPPICE_WORK, or write 'work:' into the run file"
+        )
+    return chosen
+
+
+@contextmanager
+def _role(name: str, work: str) -> Iterator[Context]:
+    """Run one role and turn how it ended into an exit status."""
+    context = Context.for_process(name, work)
+    try:
+        yield context
+    except RunOver:
+        context.say("the run is over")
+    except Stopped:
+        context.say("stopped; start again with the same command to go on")
+        raise typer.Exit(STOPPED_STATUS) from None
+    except CoppiceError as error:
+        context.say(f"ends: {error}")
+        raise typer.Exit(1) from None
+
+
+def _load(run_file: Path, seed: int | None) -> RunFile:
+    run = load_run_file(run_file)
+    return run if seed is None else run.model_copy(update={"seed": seed})
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@app.command()
+def master(
+    run_file: RunFileArgument,
+    work: WorkOption = None,
+    seed: SeedOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """main1: open a run, order its rounds, close it.
+
+    Started again with the same command it goes on where it was.
+
+    Example: `coppice master jobs/digits.yaml --work webhdfs://namenode:9870/shared/work`
+    """
+    from coppice.roles.master import master as serve
+    from coppice.show import result_lines
+
+    run = _load(run_file, seed)
+    with _role("master", work_of(work, run)) as context:
+        result = serve(context, run, fresh)
+        print(json.dumps(result) if as_json else "\n".join(result_lines(result, context.store.url)))
+
+
+@app.command()
+def outer(work: WorkOption = None, device: DeviceOption = None, threads: ThreadsOption = 1) -> None:
+    """loop_outer: train the reference, ask for searches, cut, repair, write the result.
+
+    Waits for the master's run.json and takes the settings from it.
+
+    Example: `coppice outer --work /mnt/shared/work --device cuda:0`
+    """
+    from coppice.roles.outer import outer as serve
+
+    with _role("outer", work_of(work)) as context:
+        _use_threads(threads)
+
+        def make_pruner(run: RunFile) -> Any:
+            from coppice.pruning.pruner import TorchPruner
+
+            return TorchPruner(run, device or run.evaluators.device)
+
+        serve(context, make_pruner)
+
+
+@app.command()
+def ncs(work: WorkOption = None) -> None:
+    """loop_ncs: search the layers' crates. Needs no GPU and no torch.
+
+    Example: `coppice ncs --work /mnt/shared/work`
+    """
+    from coppice.roles.searcher import ncs as serve
+
+    with _role("ncs", work_of(work)) as context:
+        serve(context)
+
+
+@app.command()
+def evaluator(work: WorkOption = None, device: DeviceOption = None, threads: ThreadsOption = 1) -> None:
+    """evaluator: score solutions. Start as many as you have machines; they may come and go.
+
+    Example: `coppice evaluator --work /mnt/shared/work --device cuda:0`
+    """
+    from coppice.roles.evaluator import evaluator as serve
+
+    with _role("evaluator", work_of(work)) as context:
+        _use_threads(threads)
+
+        def make_scorer(run: RunFile, *reference: Any) -> Any:
+            from coppice.pruning.scoring import TorchScorer
+
+            return TorchScorer.build(run, *reference, device or run.evaluators.device)
+
+        serve(context, make_scorer)
+
+
+@app.command()
+def simulate(
+    run_file: RunFileArgument,
+    work: WorkOption = None,
+    evaluators: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="How many; default: evaluators.count of the run file.")
+    ] = None,
+    seed: SeedOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prune on this machine: all four roles as local processes, over any work folder.
+
+    Ends with status 0 only when the run is over. Ctrl-C stops all processes; the same command goes on.
+
+    Example: `coppice simulate jobs/digits.yaml --evaluators 2`
+    """
+    from coppice.roles.simulate import simulate as serve
+
+    run = _load(run_file, seed)
+    status = serve(
+        run,
+        run_file,
+        work_of(work, run),
+        evaluators or run.evaluators.count,
+        fresh=fresh,
+        as_json=as_json,
+        console=Console(stderr=as_json),
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def status(
+    work: WorkArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until the run ends.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how a run stands. Only reads.
+
+    Example: `coppice status work/digits --watch`
+    """
+    from coppice.roles.status import read_status
+    from coppice.show import status_view, watch_status
+    from coppice.store import open_store
+
+    with _closing(open_store(work)) as store:
+        if watch and not as_json:
+            watch_status(store, Console())
+        elif as_json:
+            print(json.dumps(read_status(store).to_json()))
+        else:
+            Console().print(status_view(read_status(store)))
+
+
+@app.command()
+def report(work: WorkArgument) -> None:
+    """Write result/report.html into the work folder: one self-contained page with plots.
+
+    Example: `coppice report work/digits`
+    """
+    from coppice.report import write_report
+    from coppice.store import open_store
+
+    with _closing(open_store(work)) as store:
+        print(write_report(store))
+
+
+@app.command()
+def clean(work: WorkArgument) -> None:
+    """Remove a finished run's folder; refuses while a run lives there.
+
+    Only Coppice's own files are removed; the folder itself goes if nothing else is in it.
+
+    Example: `coppice clean work/digits`
+    """
+    from coppice.roles.master import clean as remove
+
+    with _role("clean", work) as context:
+        left = remove(context)
+        if left:
+            print(f"{context.store.url}: left {', '.join(left)}, which are not Coppice's")
+        else:
+            print(f"{context.store.url}: removed")
+
+
+@app.command()
+def doctor(work: WorkArgument, as_json: JsonOption = False) -> None:
+    """Does this place keep what Coppice needs? Try its promises in a scratch folder, and measure.
+
+    Leaves nothing behind. Exit status 1 if the place is not safe to use.
+
+    Example: `coppice doctor webhdfs://namenode:9870/shared/work`
+    """
+    from coppice.show import show_findings
+    from coppice.store.doctor import diagnose
+
+    findings = diagnose(work)
+    unsafe = show_findings(findings, as_json)
+    raise typer.Exit(1 if unsafe else 0)
+
+
+@app.command()
+def version() -> None:
+    """Print the version. Example: `coppice version`"""
+    print(__version__)
+
+
+@contextmanager
+def _closing(store: Any) -> Iterator[Any]:
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def script(role: str) -> Callable[[], None]:
+    """What main1.py, loop_outer.py, loop_ncs.py and evaluator.py run: one role, with its options."""
+
+    def run() -> None:
+        # A container may name everything by its environment.
+        named = os.environ.get("COPPICE_RUN")
+        arguments = sys.argv[1:]
+        if role == "master" and named and not any(not a.startswith("-") for a in arguments):
+            arguments = [named, *arguments]
+        main([role, *arguments])
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Judging a network: predictions, and the constraint on them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from coppice.errors import CoppiceError
+from coppice.pruning.contract import Tick
+
+BATCH = 500
+"""Samples in one pass; large enough to keep the processor busy, small enough for its cache."""
+
+
+def pick_device(name: str) -> torch.device:
+    """'cpu', 'cuda', 'cuda:1', or 'auto' (cuda where there is one)."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise CoppiceError(
+            f"evaluators.device: unknown device {name!r}; cpu, cuda, cuda:0 or auto"
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise CoppiceError(f"evaluators.device: {name!r} is not supported; cpu, cuda, cuda:0 or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CoppiceError(f"evaluators.device: there is no {name} here; use cpu or auto")
+    return device
+
+
+def to_device(
+    x: npt.NDArray[np.float32], y: npt.NDArray[np.int64], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples as tensors on `device`."""
+    return torch.tensor(x, dtype=torch.float32, device=device), torch.tensor(y, device=device)
+
+
+def count_errors(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tick: Tick) -> int:
+    """How many samples the network gets wrong, in evaluation mode; `tick` is called once a batch.
+
+    x: (n, ...), y: int64 (n,). A sample whose logits are not all finite counts as wrong. The count stays
+    on the device until the end.
+    """
+    was_training = model.training
+    model.eval()
+    right = torch.zeros((), dtype=torch.int64, device=y.device)
+    with torch.inference_mode():
+        for begin in range(0, len(y), BATCH):
+            tick()
+            logits = model(x[begin : begin + BATCH])  # (batch, classes)
+            best, predicted = logits.max(1)  # NaN wins every max, so it cannot hide
+            right += ((predicted == y[begin : begin + BATCH]) & best.isfinite()).sum()
+    model.train(was_training)
+    return len(y) - int(right)
+
+
+def allowed_errors(reference_accuracy: float, drop: float, samples: int) -> int:
+    """The most errors on `samples` that lose no more than `drop` (a fraction) against the reference.
+
+    An integer, so that the verdict hangs on no rounding: the reference's own errors are whole again, and
+    1e-6 of a sample forgives what 0.29 * 100 loses in floating point.
+    """
+    reference_errors = round((1.0 - reference_accuracy) * samples)
+    return reference_errors + math.floor(drop * samples + 1e-6)

@@ -1,0 +1,298 @@
+"""The network being pruned: reference training, cuts, surgery, and what is remembered of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from coppice.data import load_data
+from coppice.data.dataset import stratified_split
+from coppice.errors import CoppiceError
+from coppice.models import build_model
+from coppice.pruning.best import Best
+from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Tick
+from coppice.pruning.evaluation import allowed_errors, count_errors, pick_device, to_device
+from coppice.pruning.layers import find_layers
+from coppice.pruning.masks import count_kept, cut_masks, open_masks, operate, put_mask, spread, thresholds
+from coppice.pruning.randomness import Batches, Purpose, generator, torch_seed
+from coppice.pruning.saving import load_state, save_state
+from coppice.pruning.sgd import MaskedSGD, learning_rate
+from coppice.pruning.tensors import Tensors, fill_model, load_weights_file, model_tensors, pack
+from coppice.runfile import RunFile, TrainingSection
+
+_LOOK_EVERY = 20
+"""Iterations between two looks at the loss: a look waits for the device."""
+_LOSS_MEMORY = 0.02
+
+
+class TorchPruner:
+    """Implements `coppice.pruning.contract.Pruner` for any torch.nn.Module that classifies."""
+
+    def __init__(self, run: RunFile, device: str = "cpu") -> None:
+        """Loads the data and builds the network. `device`: cpu, cuda, cuda:0 or auto.
+
+        Raises `CoppiceError` if the data, the network or the given reference weights cannot be used.
+        """
+        self.run = run
+        self._device = pick_device(device)
+        data = load_data(run.data)
+        if run.constraint.samples >= len(data.train_y):
+            raise CoppiceError(
+                f"constraint.samples: {run.constraint.samples} cannot be held out of "
+                f"{len(data.train_y)} training samples"
+            )
+        self._test = (data.test_x, data.test_y)
+        kept, held = stratified_split(data.train_y, run.constraint.samples, (run.seed, int(Purpose.HELD_OUT)))
+        self._train_x, self._train_y = to_device(data.train_x[kept], data.train_y[kept], self._device)
+        self._samples = (data.train_x[held], data.train_y[held])
+        self._held_x, self._held_y = to_device(*self._samples, self._device)
+
+        self.model = build_model(run.model, run.seed)
+        if run.reference.weights is not None:
+            load_weights_file(self.model, run.reference.weights)
+        self.found = find_layers(self.model, run.model.layers)
+        self.layers = tuple(Layer(layer.name, layer.shape) for layer in self.found)
+        self.model.to(self._device)
+        self._check_fit(data.classes)
+
+        self.reference_left = run.reference.iterations
+        self.iteration = 0
+        self.reference_accuracy = float("nan")
+        self.crates: Float64s = np.zeros(len(self.found))
+        self.sgd = MaskedSGD(self.model)
+        self.masks = open_masks(self.found, self.sgd.values)
+        self.limits: tuple[float, ...] = (0.0,) * len(self.found)
+        self.reference: Tensors = {}
+        self.best: Best | None = None
+        self.mean_loss = torch.zeros((), device=self._device)
+        self.losses = 0
+        self._batches = {
+            purpose: Batches(len(self._train_y), how.batch, run.seed, purpose, self._device)
+            for purpose, how in (
+                (Purpose.REFERENCE_BATCHES, run.reference),
+                (Purpose.SURGERY_BATCHES, run.surgery),
+            )
+        }
+        if self.reference_left == 0:
+            self._keep_reference(_no_tick)
+
+    def train_reference(self, iterations: int, tick: Tick) -> None:
+        """See `Pruner.train_reference`."""
+        how = self.run.reference
+        with self._training():
+            for _ in range(min(iterations, self.reference_left)):
+                done = how.iterations - self.reference_left
+                self._step(Purpose.REFERENCE_BATCHES, done, how.iterations, how, tick)
+                self.reference_left -= 1
+                if done % _LOOK_EVERY == 0 or self.reference_left == 0:
+                    self._look("reference", done, how)
+                if self.reference_left == 0:
+                    self._keep_reference(tick)
+
+    def samples(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """See `Pruner.samples`."""
+        return self._samples
+
+    def weights(self) -> bytes:
+        """See `Pruner.weights`; how far the searches are (0 to 1) is kept beside the tensors."""
+        progress = min(1.0, self.iteration / max(1, self.run.surgery.prune_until))
+        return pack(self._tensors(), {"progress": progress})
+
+    def start_crates(self) -> Float64s:
+        """The crates in force, inside the search's box."""
+        return np.clip(self.crates, self.run.search.lower, self.run.search.upper)
+
+    def searched_layers(self, search: int) -> npt.NDArray[np.bool_]:
+        """Each layer with probability 1 / (1 + gamma * iteration), as in OLMP; one at least."""
+        draws = generator(self.run.seed, Purpose.SEARCHED_LAYERS, search).random(len(self.found))
+        chance = 1.0 / (1.0 + self.run.surgery.gamma * self.iteration)
+        return np.asarray((draws < chance) | (draws == draws.min()))
+
+    def apply(self, crates: Float64s, fitness: float) -> None:
+        """See `Pruner.apply`: a fresh cut of all weights as they are now, cut ones included."""
+        crates = np.array(crates, dtype=np.float64)
+        if crates.shape != self.crates.shape or not np.isfinite(crates).all():
+            raise CoppiceError(f"expected {len(self.crates)} finite crates, found {crates!r:.100}")
+        if not fitness <= 1.0:
+            return
+        values = self.sgd.values
+        self.crates = crates
+        self.limits = thresholds([spread(values[layer.weight]) for layer in self.found], crates)
+        self.masks = cut_masks(
+            self.found, {layer.weight: values[layer.weight].abs() for layer in self.found}, self.limits
+        )
+
+    def train(self, iterations: int, tick: Tick) -> None:
+        """See `Pruner.train`."""
+        how = self.run.surgery
+        if self.reference_left:
+            raise CoppiceError("the reference is not trained yet")
+        with self._training():
+            for done in range(self.iteration, self.iteration + iterations):
+                if done < how.prune_until:
+                    self._operate(done)
+                elif done == how.prune_until:
+                    self._settle()
+                self._step(Purpose.SURGERY_BATCHES, done, self.run.rounds.tmax, how, tick)
+                self.iteration += 1
+                if done % _LOOK_EVERY == 0:
+                    self._look("surgery", done, how)
+            self._look("surgery", self.iteration - 1, how)
+
+    def measure(self, tick: Tick) -> Measure:
+        """See `Pruner.measure`."""
+        self.sgd.show(self.masks)
+        errors = count_errors(self.model, self._held_x, self._held_y, tick)
+        samples = len(self._held_y)
+        allowed = allowed_errors(self.reference_accuracy, self.run.constraint.accuracy_drop, samples)
+        kept = count_kept(self.masks)
+        total = sum(value.numel() for value in self.sgd.values.values())
+        cut = sum(self.masks[name].numel() - count for name, count in kept.items())
+        in_layers = tuple(kept[layer.weight] for layer in self.found)
+        measure = Measure(
+            parameters_total=total,
+            parameters_remaining=total - cut,
+            weights_total=sum(self.masks[layer.weight].numel() for layer in self.found),
+            weights_remaining=sum(in_layers),
+            layer_remaining=in_layers,
+            accuracy=(samples - errors) / samples,
+            feasible=errors <= allowed,
+        )
+        if measure.feasible and (self.best is None or self.best.beaten_by(measure)):
+            tensors = {name: tensor.detach().clone() for name, tensor in model_tensors(self.model).items()}
+            masks = {name: mask.clone() for name, mask in self.masks.items()}
+            self.best = Best(measure, self.crates.copy(), tensors, masks)
+        return measure
+
+    def loss(self) -> float:
+        """See `Pruner.loss`: a mean that forgets 2 % an iteration."""
+        return float(self.mean_loss) if self.losses else float("nan")
+
+    def finish(self, tick: Tick) -> Outcome:
+        """See `Pruner.finish`."""
+        best = self.best or self._dense(tick)
+        test_x, test_y = to_device(*self._test, self._device)
+        # A network of its own, so that what is in training stays as it is.
+        model = build_model(self.run.model, self.run.seed).to(self._device)
+        fill_model(model, self.reference, "the reference")
+        reference_errors = count_errors(model, test_x, test_y, tick)
+        fill_model(model, best.tensors, "the best network")
+        errors = count_errors(model, test_x, test_y, tick)
+        return Outcome(
+            measure=best.measure,
+            reference_accuracy=(len(test_y) - reference_errors) / len(test_y),
+            pruned_accuracy=(len(test_y) - errors) / len(test_y),
+            crates=best.crates,
+            # Clones, since safetensors takes no tensor twice: a shared weight is under all its names, so
+            # that plain torch's load_state_dict takes the file.
+            model=pack({k: t.clone() for k, t in model.state_dict().items() if isinstance(t, torch.Tensor)}),
+        )
+
+    def checkpoint(self) -> bytes:
+        """See `Pruner.checkpoint`."""
+        return save_state(self)
+
+    def restore(self, checkpoint: bytes) -> None:
+        """See `Pruner.restore`."""
+        load_state(self, checkpoint, self._device)
+
+    def _tensors(self) -> Tensors:
+        """The network's parameters (as they learn, not masked) and buffers."""
+        return {name: self.sgd.values.get(name, tensor) for name, tensor in model_tensors(self.model).items()}
+
+    def _keep_reference(self, tick: Tick) -> None:
+        """The reference is trained: remember and judge it, and start surgery standing still."""
+        self.reference = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        self.sgd.show({})
+        samples = len(self._held_y)
+        errors = count_errors(self.model, self._held_x, self._held_y, tick)
+        self.reference_accuracy = (samples - errors) / samples
+        self.sgd.forget()
+        self.mean_loss.zero_()
+        self.losses = 0
+
+    def _dense(self, tick: Tick) -> Best:
+        total = sum(value.numel() for value in self.sgd.values.values())
+        in_layers = tuple(self.sgd.values[layer.weight].numel() for layer in self.found)
+        weights = sum(in_layers)
+        measure = Measure(total, total, weights, weights, in_layers, self.reference_accuracy, True)
+        return Best(measure, np.zeros(len(self.found)), self.reference, {})
+
+    def _operate(self, iteration: int) -> None:
+        """Surgery on each layer's mask with probability 1 / (1 + gamma * iteration)."""
+        draws = generator(self.run.seed, Purpose.MASKS, iteration).random(len(self.found))
+        chance = 1.0 / (1.0 + self.run.surgery.gamma * iteration)
+        for layer, limit, draw in zip(self.found, self.limits, draws, strict=True):
+            if draw < chance:
+                weight = self.sgd.values[layer.weight]
+                put_mask(self.masks, layer, operate(self.masks[layer.weight], weight, limit))
+
+    def _settle(self) -> None:
+        """Masks stay from here on: go back to the best feasible network, if there is one, so that what is
+        trained to the end is what `finish` will take."""
+        if self.best is None:
+            return
+        with torch.no_grad():
+            for name, tensor in model_tensors(self.model).items():
+                (self.sgd.values[name] if name in self.sgd.values else tensor).copy_(self.best.tensors[name])
+        self.sgd.forget()
+        self.crates = self.best.crates.copy()
+        self.masks = {name: mask.clone() for name, mask in self.best.masks.items()}
+
+    def _step(
+        self, purpose: Purpose, iteration: int, iterations: int, how: TrainingSection, tick: Tick
+    ) -> None:
+        tick()
+        self._generator().manual_seed(torch_seed(self.run.seed, Purpose.DROPOUT, 2 * iteration + purpose % 2))
+        chosen = self._batches[purpose][iteration]
+        rate = learning_rate(how.learning_rate, how.schedule, iteration, iterations)
+        loss = self.sgd.step(self.model, self.masks, self._train_x[chosen], self._train_y[chosen], rate, how)
+        self.losses += 1
+        self.mean_loss += (loss - self.mean_loss) * max(1.0 / self.losses, _LOSS_MEMORY)
+
+    def _look(self, phase: str, iteration: int, how: TrainingSection) -> None:
+        if not bool(torch.isfinite(self.mean_loss)):
+            raise CoppiceError(
+                f"{phase} training diverged: the loss is {float(self.mean_loss)} at iteration {iteration} "
+                f"with {phase}.learning_rate {how.learning_rate:g}; lower {phase}.learning_rate"
+            )
+
+    def _generator(self) -> torch.Generator:
+        if self._device.type == "cuda":
+            return torch.cuda.default_generators[self._device.index or 0]
+        return torch.default_generator
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Training mode, and torch's own random state (dropout) given back as it was."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            self.model.train()
+            yield
+
+    def _check_fit(self, classes: int) -> None:
+        """Does the network take these samples?"""
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                logits = self.model(self._held_x[:2])
+        except Exception as error:  # the user's own code, or torch on a shape that does not fit
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CoppiceError(
+                f"model.name: {self.run.model.name} does not take samples of shape "
+                f"{tuple(self._held_x.shape[1:])} ({reason[:200]})"
+            ) from error
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if not (isinstance(shape, tuple) and len(shape) == 2 and shape[1] >= classes):
+            raise CoppiceError(
+                f"model.name: {self.run.model.name} gives {shape} for {min(2, len(self._held_y))} samples; "
+                f"expected logits of shape (samples, {classes} or more)"
+            )
+
+
+def _no_tick() -> None:
+    """For work too short to beat a lease."""

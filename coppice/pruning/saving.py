@@ -1,0 +1,121 @@
+"""A pruner's checkpoint: all tensors and numbers that its future depends on, as safetensors bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from coppice.errors import CoppiceError
+from coppice.pruning.best import best_from
+from coppice.pruning.tensors import Tensors, model_tensors, pack, unpack
+from coppice.runfile import RunFile
+
+if TYPE_CHECKING:
+    from coppice.pruning.pruner import TorchPruner
+
+_VERSION = 1
+
+
+def identity(run: RunFile) -> str:
+    """What of a run file a checkpoint belongs to: all but its name, its place and its evaluators."""
+    content = run.model_dump(mode="json", exclude={"name", "work", "evaluators"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def save_state(pruner: TorchPruner) -> bytes:
+    """Everything, to the bit; equal states give equal bytes."""
+    best = pruner.best
+    groups: dict[str, Tensors] = {
+        "value": pruner.sgd.values,
+        "momentum": pruner.sgd.momentum,
+        "mask": pruner.masks,
+        "buffer": _buffers(pruner),
+        "reference": pruner.reference,
+        "best": {} if best is None else best.tensors,
+        "best_mask": {} if best is None else best.masks,
+    }
+    tensors = {f"{group}.{name}": tensor for group, held in groups.items() for name, tensor in held.items()}
+    tensors["mean_loss"] = pruner.mean_loss
+    info = {
+        "version": _VERSION,
+        "identity": identity(pruner.run),
+        "iteration": pruner.iteration,
+        "reference_left": pruner.reference_left,
+        "reference_accuracy": None if pruner.reference_left else pruner.reference_accuracy,
+        "crates": pruner.crates.tolist(),
+        "limits": list(pruner.limits),
+        "losses": pruner.losses,
+        "best": None if best is None else best.info(),
+    }
+    return pack(tensors, info)
+
+
+def load_state(pruner: TorchPruner, content: bytes, device: torch.device) -> None:
+    """Make `pruner`, built from the same run file, what it was when `content` was saved.
+
+    Raises `CoppiceError` for anything else; then the pruner is unchanged.
+    """
+    tensors, info = unpack(content, "checkpoint")
+    if info.get("version") != _VERSION:
+        raise CoppiceError("checkpoint: not one of this version of Coppice; start the run with --fresh")
+    if info.get("identity") != identity(pruner.run):
+        raise CoppiceError("checkpoint: of another run file or seed; start the run with --fresh")
+    groups: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = tensor.to(device)
+    own: dict[str, Tensors] = {
+        "value": pruner.sgd.values,
+        "momentum": pruner.sgd.momentum,
+        "mask": pruner.masks,
+        "buffer": _buffers(pruner),
+    }
+    for group, expected in own.items():
+        _same(group, groups.get(group, {}), expected)
+    for group in ("reference", "best"):
+        if group in groups:
+            _same(group, groups[group], model_tensors(pruner.model))
+    if "best_mask" in groups:
+        _same("best_mask", groups["best_mask"], pruner.masks)
+    _fill(pruner, groups, info)
+
+
+def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, Any]) -> None:
+    with torch.no_grad():
+        for name, buffer in _buffers(pruner).items():
+            buffer.copy_(groups["buffer"][name])
+        for name, value in pruner.sgd.values.items():
+            value.copy_(groups["value"][name])
+            pruner.sgd.momentum[name].copy_(groups["momentum"][name])
+        pruner.mean_loss.copy_(groups["mean_loss"][""])
+    pruner.masks = groups["mask"]
+    pruner.reference = groups.get("reference", {})
+    pruner.iteration = info["iteration"]
+    pruner.reference_left = info["reference_left"]
+    accuracy = info["reference_accuracy"]
+    pruner.reference_accuracy = float("nan") if accuracy is None else accuracy
+    pruner.crates = np.array(info["crates"], dtype=np.float64)
+    pruner.limits = tuple(info["limits"])
+    pruner.losses = info["losses"]
+    pruner.best = (
+        None if info["best"] is None else best_from(info["best"], groups["best"], groups["best_mask"])
+    )
+
+
+def _buffers(pruner: TorchPruner) -> Tensors:
+    own = model_tensors(pruner.model)
+    return {name: tensor for name, tensor in own.items() if name not in pruner.sgd.values}
+
+
+def _same(group: str, given: Tensors, expected: Tensors) -> None:
+    for name in sorted(set(given) ^ set(expected)):
+        raise CoppiceError(
+            f"checkpoint: {group} {name!r} is not in both it and the network; another network?"
+        )
+    for name, tensor in expected.items():
+        if given[name].shape != tensor.shape or given[name].dtype != tensor.dtype:
+            raise CoppiceError(f"checkpoint: {group} {name!r} has another shape or dtype; another network?")

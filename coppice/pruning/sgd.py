@@ -1,0 +1,76 @@
+"""One step of training a masked network, and the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from coppice.pruning.masks import Masks
+from coppice.runfile import Schedule, TrainingSection
+
+
+def learning_rate(base: float, schedule: Schedule, iteration: int, iterations: int) -> float:
+    """The rate of `iteration` (from 0) out of `iterations`; past the end it stays at its last value."""
+    progress = min(iteration / max(iterations, 1), 1.0)
+    if schedule == "cosine":
+        return base * 0.5 * (1.0 + math.cos(math.pi * progress))
+    if schedule == "step":
+        return base * (1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
+    return base
+
+
+class MaskedSGD:
+    """SGD with momentum as torch.optim.SGD does it, except that a masked parameter has two values: the one
+    it learns (`values`) and the one the network computes with (values * mask). The gradient is taken at the
+    second and applied to all of the first, so cut weights keep learning and can come back (Guo, Yao, Chen,
+    NIPS 2016, eq. 6). With masks of ones it is torch.optim.SGD.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = dict(model.named_parameters())
+        self.values = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self.momentum = {name: torch.zeros_like(value) for name, value in self.values.items()}
+
+    def show(self, masks: Mapping[str, torch.Tensor]) -> None:
+        """Put values * mask into the network."""
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                if name in masks:
+                    torch.mul(self.values[name], masks[name], out=parameter.data)
+                else:
+                    parameter.data.copy_(self.values[name])
+
+    def forget(self) -> None:
+        """Stand still: no momentum."""
+        for buffer in self.momentum.values():
+            buffer.zero_()
+
+    def step(
+        self,
+        model: nn.Module,
+        masks: Masks,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        rate: float,
+        how: TrainingSection,
+    ) -> torch.Tensor:
+        """One step on a batch; gives its loss, still on the device. The network is left showing the
+        values before the step."""
+        self.show(masks)
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                if parameter.grad is None:  # frozen, or not used
+                    continue
+                value, buffer, slope = self.values[name], self.momentum[name], parameter.grad
+                if how.weight_decay:
+                    slope = slope.add(value, alpha=how.weight_decay)
+                buffer.mul_(how.momentum).add_(slope)
+                value.sub_(buffer, alpha=rate)
+        return loss.detach()

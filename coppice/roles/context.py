@@ -1,0 +1,289 @@
+"""What every role is given, and how it watches the work folder."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Protocol, Self, TypeVar
+
+from coppice.clock import Clock, SystemClock
+from coppice.errors import CoppiceError
+from coppice.runfile import RunFile, parse_run_file
+from coppice.store import Entry, Store, open_store
+from coppice.work import names
+from coppice.work.contents import MAX_TEXT_BYTES, RunRecord
+from coppice.work.errors import BadContent, RunFailed, RunRefused
+from coppice.work.presence import Identity, Presence
+from coppice.work.waiting import Backoff
+
+LOOK_AGAIN_S = 10.0
+"""A role that starts and finds a finished run waits so long for a new one to be opened in its place."""
+
+
+class Stopped(Exception):
+    """Somebody asked this process to end (SIGTERM, Ctrl-C): give back what is held, then go."""
+
+
+class RunOver(Exception):
+    """The run reached its end: this role's work is done."""
+
+
+class StoppableClock(SystemClock):
+    """The system's clock, whose sleep ends with `Stopped` when the process is asked to end."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End this and every later sleep."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the process was asked to end."""
+        return self._stop.is_set()
+
+    def sleep(self, seconds: float) -> None:
+        """See `Clock.sleep`; raises `Stopped`."""
+        if self._stop.wait(seconds):
+            raise Stopped
+
+
+@dataclass(slots=True)
+class Context:
+    """The world of one role. Everything that tests replace comes in here."""
+
+    store: Store
+    clock: Clock
+    me: Identity
+    rng: random.Random
+    """For jitter and the order in which solutions are tried; never for anything that a result depends on."""
+    say: Callable[[str], None]
+    """One line for the person who reads this role's output."""
+    stopping: Callable[[], bool] = field(default=lambda: False)
+    background: bool = True
+    """Whether work that nobody waits for may go on a thread of its own."""
+
+    @classmethod
+    def for_process(cls, role: str, work: str) -> Context:
+        """The real one; SIGTERM and SIGINT are turned into `Stopped`."""
+        clock = StoppableClock()
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            clock.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+
+        def say(line: str) -> None:
+            print(f"{time.strftime('%H:%M:%S')} {role}: {line}", file=sys.stderr, flush=True)
+
+        def trouble(line: str | None) -> None:
+            say(line if line is not None else "the store answers again")
+
+        store = open_store(work, clock=clock, on_trouble=trouble)
+        return cls(
+            store=store,
+            clock=clock,
+            me=Identity.of_this_process(),
+            rng=random.Random(),
+            say=say,
+            stopping=lambda: clock.stopping,
+        )
+
+    def check(self) -> None:
+        """Raises `Stopped` if the process was asked to end."""
+        if self.stopping():
+            raise Stopped
+
+    def backoff(self) -> Backoff:
+        """A fresh wait: 10 ms to 1 s."""
+        return Backoff(self.clock, self.rng)
+
+
+class Content(Protocol):
+    """A sentinel's content."""
+
+    @property
+    def run(self) -> str:
+        """The id of the run it belongs to."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """Its form in the file."""
+        ...
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Self:
+        """Raises `BadContent`."""
+        ...
+
+
+C = TypeVar("C", bound=Content)
+
+
+class Board:
+    """The sentinels at the top of the work folder, as this role last saw them.
+
+    A sentinel is a register: its writer replaces it, its readers take it by run id and number, so nothing
+    that is old, foreign or repeated is ever taken for news. A file is read again only when its listing
+    changed, so looking costs one call.
+    """
+
+    def __init__(self, context: Context, run: str, *, watch_state: bool = True) -> None:
+        self._context = context
+        self._run = run
+        self._watch_state = watch_state
+        self._listing: dict[str, Entry] = {}
+        self._read: dict[str, tuple[Entry, bytes | None]] = {}
+        self._complained: set[tuple[str, int]] = set()
+
+    def look(self) -> list[Entry]:
+        """List the top of the work folder.
+
+        Raises, if another role has ended the run meanwhile: `RunOver`, `RunFailed`; if somebody removed or
+        replaced it: `RunRefused`.
+        """
+        entries = self._context.store.list()
+        self._listing = {entry.name: entry for entry in entries}
+        self._check_run()
+        return entries
+
+    def _check_run(self) -> None:
+        if not self._watch_state:
+            return
+        if names.RUN not in self._listing:
+            # One look is not enough: a home that replaces in two steps shows a moment without the file.
+            data = self._context.store.read(names.RUN, MAX_TEXT_BYTES)
+            if data is None and self._context.store.stat(names.RUN) is None:
+                raise RunRefused(
+                    f"{self._context.store.url}: the run's files have been removed; start the master again"
+                )
+            return
+        before = self._read.get(names.RUN)
+        data = self._content(names.RUN)
+        if data is not None and (before is None or before[0] != self._listing[names.RUN]):
+            record = RunRecord.from_bytes(data, names.RUN)
+            if record.run_id != self._run:
+                raise RunRefused(
+                    f"{self._context.store.url}: now holds another run ({record.run_id}); this role served "
+                    f"{self._run} and ends"
+                )
+            if record.state == "over":
+                raise RunOver
+            if record.state == "failed":
+                raise RunFailed(record.reason or "the run failed")
+        if names.FAILED in self._listing:
+            raise RunFailed(read_failure(self._context.store) or "the run failed")
+
+    def has(self, name: str) -> bool:
+        """Whether the last `look` saw such a file."""
+        return name in self._listing
+
+    def _content(self, name: str) -> bytes | None:
+        entry = self._listing.get(name)
+        if entry is None:
+            return None
+        cached = self._read.get(name)
+        if cached is None or cached[0] != entry:
+            cached = (entry, self._context.store.read(name, MAX_TEXT_BYTES))
+            self._read[name] = cached
+        return cached[1]
+
+    def get(self, name: str, kind: type[C]) -> C | None:
+        """A sentinel as of the last `look`; None where there is none, it is another run's, or it is damaged
+        (which is said once: its writer will notice and write it again)."""
+        data = self._content(name)
+        if data is None:
+            return None
+        try:
+            content = kind.from_bytes(data, name)
+        except BadContent as error:
+            mark = (name, self._listing[name].mtime_ms)
+            if mark not in self._complained:
+                self._complained.add(mark)
+                self._context.say(f"{error}; waiting for it to be written again")
+            return None
+        return content if content.run == self._run else None
+
+    def ensure(self, name: str, content: Content) -> None:
+        """Make a sentinel of this role's say `content`, as of the last `look`; free if it does already.
+
+        Called at every turn of a wait, so that a sentinel that somebody damaged, removed or overwrote late
+        comes back.
+        """
+        self.ensure_bytes(name, content.to_bytes())
+
+    def ensure_bytes(self, name: str, data: bytes) -> None:
+        """The same for a file that is no sentinel."""
+        if self._content(name) != data:
+            self._context.store.replace(name, data)
+            # What the next look lists is unknown to the cache and read once: trust, but verify.
+            self._read.pop(name, None)
+
+
+def read_failure(store: Store) -> str | None:
+    """The first line of failed.txt."""
+    data = store.read(names.FAILED, MAX_TEXT_BYTES)
+    return None if data is None else data.decode("utf-8", "replace").strip().split("\n")[0]
+
+
+def declare_failure(store: Store, role: str, reason: str) -> None:
+    """Give the run up, for a reason that starting again will not mend; the first to say so is heard."""
+    store.create(names.FAILED, f"{role}: {reason}\n".encode())
+
+
+def read_record(store: Store) -> RunRecord | None:
+    """run.json, or None. Raises `BadContent` if it is damaged."""
+    data = store.read(names.RUN, MAX_TEXT_BYTES)
+    return None if data is None else RunRecord.from_bytes(data, f"{store.url}/{names.RUN}")
+
+
+def wait_for_run(context: Context) -> tuple[RunRecord, RunFile]:
+    """Wait until the master has opened a run, and take the settings from it.
+
+    A finished run that stands there already may be about to be replaced by a new one, so it is watched for
+    `LOOK_AGAIN_S` before it counts: then `RunOver` or `RunFailed` is raised.
+    """
+    backoff = context.backoff()
+    told = False
+    since = context.clock.monotonic()
+    while True:
+        record = read_record(context.store)
+        if record is not None and record.state == "running":
+            return record, parse_run_file(record.run_file, names.RUN)
+        if record is not None and context.clock.monotonic() - since >= LOOK_AGAIN_S:
+            if record.state == "over":
+                raise RunOver
+            raise RunFailed(record.reason or "the run failed")
+        if not told:
+            told = True
+            what = "no run yet" if record is None else f"run {record.run_id} is {record.state}"
+            context.say(f"{context.store.url}: {what}; waiting for the master")
+        context.check()
+        backoff.pause()
+
+
+def describe(error: BaseException) -> str:
+    """One line for people."""
+    if isinstance(error, CoppiceError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".split("\n")[0][:500]
+
+
+class Ticker:
+    """The `tick` that long work calls: checks for a stop and beats this role's presence."""
+
+    def __init__(self, context: Context, presence: Presence) -> None:
+        self._context = context
+        self._presence = presence
+
+    def __call__(self) -> None:
+        self._context.check()
+        self._presence.beat()

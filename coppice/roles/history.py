@@ -1,0 +1,113 @@
+"""The record of a search: every solution, its verdict and who gave it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from coppice.pruning.contract import Float64s
+from coppice.store import Store
+from coppice.work import names
+from coppice.work.contents import array_from_bytes, array_to_bytes, bundle_from_bytes, bundle_to_bytes
+from coppice.work.errors import BadContent
+
+
+@dataclass(slots=True)
+class SearchHistory:
+    """One search as it was told, generation after generation."""
+
+    search: int
+    layers: int
+    generation: list[int] = field(default_factory=list)
+    solutions: list[Float64s] = field(default_factory=list)
+    """Each float64 (layers,)."""
+    fitness: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    """NaN where the solution was set aside or scored by hand."""
+    workers: list[str] = field(default_factory=list)
+    """Who scored it; the one column that another run of the same seed need not repeat."""
+
+    def add(self, generation: int, solution: Float64s, fitness: float, accuracy: float, worker: str) -> None:
+        """One evaluation."""
+        self.generation.append(generation)
+        self.solutions.append(solution)
+        self.fitness.append(fitness)
+        self.accuracy.append(accuracy)
+        self.workers.append(worker)
+
+    def to_bytes(self) -> bytes:
+        """A bundle of arrays."""
+        solutions = np.array(self.solutions, dtype=np.float64).reshape(len(self.solutions), self.layers)
+        arrays = {
+            "generation.npy": np.array(self.generation, dtype=np.int64),
+            "solutions.npy": solutions,
+            "fitness.npy": np.array(self.fitness, dtype=np.float64),
+            "accuracy.npy": np.array(self.accuracy, dtype=np.float64),
+        }
+        parts = {name: array_to_bytes(array) for name, array in arrays.items()}
+        return bundle_to_bytes({**parts, "workers.txt": "\n".join(self.workers).encode()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str, search: int) -> SearchHistory:
+        """Raises `BadContent`."""
+        parts = bundle_from_bytes(data, name)
+        try:
+            generation = array_from_bytes(parts["generation.npy"], name)
+            solutions = array_from_bytes(parts["solutions.npy"], name)
+            fitness = array_from_bytes(parts["fitness.npy"], name)
+            accuracy = array_from_bytes(parts["accuracy.npy"], name)
+            workers = parts["workers.txt"].decode("utf-8", "replace").split("\n") if len(fitness) else []
+        except KeyError as error:
+            raise BadContent(f"{name}: {error} is missing in it") from error
+        lengths = {len(generation), len(solutions), len(fitness), len(accuracy), len(workers)}
+        if len(lengths) != 1 or solutions.ndim != 2:
+            raise BadContent(f"{name}: its columns differ in length")
+        return cls(
+            search=search,
+            layers=solutions.shape[1],
+            generation=[int(g) for g in generation],
+            solutions=list(solutions),
+            fitness=[float(f) for f in fitness],
+            accuracy=[float(a) for a in accuracy],
+            workers=workers,
+        )
+
+
+def read_histories(store: Store) -> list[SearchHistory]:
+    """All finished searches, in order."""
+    histories: list[SearchHistory] = []
+    while True:
+        path = names.history(len(histories) + 1)
+        data = store.read(path)
+        if data is None:
+            return histories
+        histories.append(SearchHistory.from_bytes(data, path, len(histories) + 1))
+
+
+def history_csv(histories: list[SearchHistory], layers: list[str]) -> bytes:
+    """history.csv: one row an evaluation; numbers written so that reading gives the same float64."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    crates = [f"crate_{layer}" for layer in layers]
+    table.writerow(["search", "generation", "index", "fitness", "feasible", "accuracy", *crates, "evaluator"])
+    for history in histories:
+        index = 0
+        for i, generation in enumerate(history.generation):
+            index = index + 1 if i and history.generation[i - 1] == generation else 0
+            fitness = history.fitness[i]
+            table.writerow(
+                [
+                    history.search,
+                    generation,
+                    index,
+                    repr(fitness),
+                    int(fitness <= 1),
+                    repr(history.accuracy[i]),
+                    *(repr(float(c)) for c in history.solutions[i]),
+                    history.workers[i],
+                ]
+            )
+    return text.getvalue().encode()

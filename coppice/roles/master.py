@@ -1,0 +1,278 @@
+"""main1, the master: opens the run, orders rounds, closes the run."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from coppice import __version__
+from coppice.roles.context import Board, Context, Ticker, read_failure, read_record
+from coppice.roles.rounds import keep_round, read_rounds
+from coppice.runfile import RunFile
+from coppice.store import Store
+from coppice.work import names
+from coppice.work.contents import NewItr, Report, RunRecord, json_from_bytes
+from coppice.work.errors import BadContent, RunFailed, RunRefused
+from coppice.work.presence import (
+    OFFICE_LEASE_S,
+    LeaseWatch,
+    gone_from_this_machine,
+    read_role_file,
+    role_files,
+    take_office,
+)
+
+_IRRELEVANT = ("work", "evaluators")
+"""What may change between two starts of the same run: none of it can change the result."""
+
+
+def master(context: Context, run: RunFile, fresh: bool = False) -> dict[str, Any]:
+    """Serve a run from opening to the end; returns the content of result.json.
+
+    Raises `RunRefused` if the work folder is another run's, `RunFailed` if a role gave the run up.
+    """
+    store = context.store
+    if fresh:
+        _refuse_the_living(context)
+        clear(store)
+    store.make_folder()
+    _check_same(store, run)
+    pause = context.backoff()
+    office = take_office(
+        store, context.clock, context.me, "master", lambda: _pause(context, pause), context.say
+    )
+    tick = Ticker(context, office)
+    try:
+        record = _open(context, run)
+        if record.state != "over":
+            result = _rounds(context, record, run, tick)
+            _close(context, record, tick)
+        else:
+            context.say(f"run {record.run_id} is over already")
+            result = read_result(store)
+        return result
+    finally:
+        office.end()
+
+
+def _pause(context: Context, backoff: Any) -> None:
+    context.check()
+    backoff.pause()
+
+
+# Opening
+
+
+def _comparable(run_file: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in run_file.items() if key not in _IRRELEVANT}
+
+
+def _check_same(store: Store, run: RunFile) -> RunRecord | None:
+    """The record of this very run, or None for an empty folder; raises `RunRefused` for another's."""
+    record = read_record(store)
+    if record is None:
+        foreign = [e.name for e in store.list() if not names.is_own(e.name)]
+        if foreign:
+            raise RunRefused(
+                f"{store.url}: not empty and no run of Coppice's (it holds {foreign[0]!r}); "
+                "choose a folder of the run's own"
+            )
+        return None
+    wanted = _comparable(run.model_dump(mode="json"))
+    there = _comparable(record.run_file)
+    if wanted != there:
+        keys = [key for key in wanted if wanted[key] != there.get(key)]
+        raise RunRefused(
+            f"{store.url}: holds run {record.run_id} ({record.run_file.get('name')}, {record.state}) "
+            f"with other settings ({', '.join(keys)}); take another --work, or --fresh to throw that run away"
+        )
+    return record
+
+
+def _open(context: Context, run: RunFile) -> RunRecord:
+    store = context.store
+    record = _check_same(store, run)
+    if record is None:
+        record = RunRecord(
+            run_id=secrets.token_hex(4),
+            state="running",
+            run_file=run.model_dump(mode="json"),
+            version=__version__,
+            started=time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(context.clock.time())),
+        )
+        if not store.create(names.RUN, record.to_bytes(), durable=True):
+            raise RunRefused(
+                f"{store.url}: another master has just opened a run here; look with: coppice status"
+            )
+        context.say(f"run {record.run_id} ({run.name}) opened in {store.url}")
+        return record
+    if record.state == "failed":
+        context.say(f"run {record.run_id} had failed ({record.reason}); trying to go on")
+        store.delete(names.FAILED)
+        record = _set_state(store, record, "running")
+    elif record.state == "running":
+        context.say(f"run {record.run_id} ({run.name}) goes on in {store.url}")
+    return record
+
+
+def _set_state(store: Store, record: RunRecord, state: str, reason: str | None = None) -> RunRecord:
+    changed = RunRecord(record.run_id, state, record.run_file, record.version, reason, record.started)
+    store.replace(names.RUN, changed.to_bytes(), durable=True)
+    return changed
+
+
+def living_roles(context: Context) -> str | None:
+    """The first role in the folder that still lives, for people; None if all have ended or are dead.
+
+    A role on this machine is looked up; one elsewhere is watched until its file changes or its lease is over.
+    """
+    watch = LeaseWatch(context.clock, OFFICE_LEASE_S)
+    first: dict[str, int] = {}
+    backoff = context.backoff()
+    dead: set[str] = set()
+    told = False
+    while True:
+        files = {f.path: f for f in role_files(context.store) if not f.ended and f.path not in dead}
+        stale = watch.stale({path: f.mtime_ms for path, f in files.items()})
+        for path, file in files.items():
+            content = read_role_file(context.store, path) if path not in first else {}
+            if content is None or path in stale or gone_from_this_machine(content):
+                dead.add(path)
+            elif path in first and first[path] != file.mtime_ms:
+                return f"{file.role} ({file.worker or 'term ' + str(file.term)})"
+            elif path not in first and content.get("machine") == context.me.machine:
+                return f"{file.role} (process {content.get('pid')} on {content.get('host')})"
+            first.setdefault(path, file.mtime_ms)
+        if not set(files) - dead:
+            return None
+        if not told:
+            told = True
+            context.say(
+                f"watching for {OFFICE_LEASE_S:.0f} s whether {next(iter(set(files) - dead))} still lives"
+            )
+        _pause(context, backoff)
+
+
+def _refuse_the_living(context: Context) -> None:
+    try:
+        record = read_record(context.store)
+    except BadContent:
+        record = None  # damaged: it cannot be gone on with, but somebody may still be living here
+    if record is not None and record.state == "over":
+        return  # whoever is still there is about to leave
+    alive = living_roles(context)
+    if alive:
+        raise RunRefused(
+            f"{context.store.url}: a run is alive here: {alive}; stop it first, or take another --work"
+        )
+
+
+def clean(context: Context) -> list[str]:
+    """Remove a run that nobody works on any more; returns the foreign names that were left.
+
+    Raises `RunRefused` where a run lives, or where there is none.
+    """
+    store = context.store
+    if store.stat(names.RUN) is None and not any(names.is_own(e.name) for e in store.list()):
+        raise RunRefused(f"{store.url}: no run here")
+    _refuse_the_living(context)
+    left = clear(store)
+    if not left:
+        store.delete_tree("")
+    return left
+
+
+def clear(store: Store) -> list[str]:
+    """Remove a run: only what is Coppice's own, run.json last so that a crash in between leaves a run that
+    can be cleared again. Returns the foreign names that were left."""
+    left = []
+    for entry in store.list():
+        if not names.is_own(entry.name):
+            left.append(entry.name)
+        elif entry.is_folder:
+            store.delete_tree(entry.name)
+        elif entry.name != names.RUN:
+            store.delete(entry.name)
+    store.delete(names.RUN)
+    return left
+
+
+# Rounds
+
+
+def _rounds(context: Context, record: RunRecord, run: RunFile, tick: Ticker) -> dict[str, Any]:
+    store = context.store
+    board = Board(context, record.run_id, watch_state=False)
+    done = read_rounds(store)
+    backoff = context.backoff()
+    while True:
+        total = sum(int(r["iterations"]) for r in done)
+        number = len(done) + 1
+        left = run.rounds.tmax - total
+        order = NewItr(record.run_id, number, min(run.rounds.iterations, left) if left > 0 else None)
+        if order.iterations is not None:
+            context.say(f"round {number}: {order.iterations} iterations ({total} of {run.rounds.tmax} done)")
+        else:
+            context.say(f"{total} iterations done: over")
+        backoff.reset()
+        while True:
+            tick()
+            board.look()
+            board.ensure(names.NEW_ITR, order)
+            reason = read_failure(store) if board.has(names.FAILED) else None
+            if reason is not None:
+                _set_state(store, record, "failed", reason)
+                raise RunFailed(reason)
+            if order.iterations is None:
+                result = _result_of(store, record.run_id)
+                if result is not None:
+                    return result
+            else:
+                report = board.get(names.REPORT, Report)
+                if report is not None and report.round == number:
+                    done.append(keep_round(store, report))
+                    break
+            backoff.pause()
+
+
+# Closing
+
+
+def read_result(store: Store) -> dict[str, Any]:
+    """result.json of a run that is over. Raises `RunRefused` if there is none."""
+    data = store.read(names.RESULT_JSON, 1 << 26)
+    if data is None:
+        raise RunRefused(f"{store.url}/{names.RESULT_JSON}: not there; the run has no result yet")
+    return json_from_bytes(data, names.RESULT_JSON)
+
+
+def _result_of(store: Store, run: str) -> dict[str, Any] | None:
+    data = store.read(names.RESULT_JSON, 1 << 26)
+    if data is None:
+        return None
+    result = json_from_bytes(data, names.RESULT_JSON)
+    return result if result.get("run_id") == run else None
+
+
+def _close(context: Context, record: RunRecord, tick: Ticker) -> None:
+    """Say that the run is over, wait for the others to end, tidy up."""
+    store = context.store
+    _set_state(store, record, "over")
+    watch = LeaseWatch(context.clock, OFFICE_LEASE_S)
+    backoff = context.backoff()
+    while True:
+        tick()
+        others = [f for f in role_files(store) if f.role != "master" and not f.ended]
+        stale = watch.stale({f.path: f.mtime_ms for f in others})
+        waiting = [
+            f.path
+            for f in others
+            if f.path not in stale and not gone_from_this_machine(read_role_file(store, f.path) or {})
+        ]
+        if not waiting:
+            break
+        backoff.pause()
+    for folder in (names.CLAIMS, names.SCORES, ".tmp"):
+        store.delete_tree(folder)
+    context.say(f"run {record.run_id} is over")

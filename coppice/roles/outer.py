@@ -1,0 +1,263 @@
+"""loop_outer: trains the reference, asks for searches, cuts, repairs, and writes the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from coppice.errors import CoppiceError
+from coppice.pruning.contract import Float64s, Measure, Pruner
+from coppice.roles.context import Board, Context, Ticker, declare_failure, wait_for_run
+from coppice.roles.result import write_result
+from coppice.runfile import RunFile
+from coppice.store import StoreError
+from coppice.work import names
+from coppice.work.checkpoints import Checkpoints
+from coppice.work.contents import (
+    MAX_SOLUTION_BYTES,
+    NcsOver,
+    NcsStart,
+    NewItr,
+    Report,
+    array_to_bytes,
+    vector_from_bytes,
+)
+from coppice.work.errors import BadContent, RunFailed, RunRefused, Superseded
+from coppice.work.presence import take_office
+from coppice.work.waiting import Every
+
+CHUNK = 50
+"""Iterations between two looks at the clock."""
+CHECKPOINT_S = 30.0
+"""Training that a crash may cost, seconds."""
+
+MakePruner = Callable[[RunFile], Pruner]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the outer loop stands, kept with the network in one checkpoint."""
+
+    round: int = 0
+    """Rounds reported."""
+    searches: int = 0
+    """Searches whose crates have been applied."""
+    until: int | None = None
+    """Inside a round, once its search is applied: the iteration at which it ends."""
+    report: dict[str, Any] | None = None
+    """The last report, to be written again should it be missing."""
+    seconds: float = 0.0
+    """This role's working time, over all its starts, up to the last checkpoint."""
+
+
+def outer(context: Context, make_pruner: MakePruner) -> None:
+    """Serve a run to its end. Raises `RunFailed` and other `CoppiceError`s."""
+    record, run = wait_for_run(context)
+    pause = context.backoff()
+
+    def wait() -> None:
+        context.check()
+        pause.pause()
+
+    office = take_office(context.store, context.clock, context.me, "outer", wait, context.say)
+    try:
+        loop = _Outer(context, record.run_id, run, make_pruner(run), Ticker(context, office))
+        loop.serve()
+    except (StoreError, Superseded, BadContent, RunRefused, RunFailed):
+        raise
+    except CoppiceError as error:  # the data, the model or the training: a new start would meet it again
+        declare_failure(context.store, "outer", str(error))
+        raise
+    finally:
+        office.end()
+
+
+class _Outer:
+    def __init__(self, context: Context, run_id: str, run: RunFile, pruner: Pruner, tick: Ticker) -> None:
+        self.context = context
+        self.store = context.store
+        self.run_id = run_id
+        self.run = run
+        self.pruner = pruner
+        self.tick = tick
+        self.board = Board(context, run_id)
+        self.checkpoints = Checkpoints(context.store, names.OUTER, context.say)
+        self.progress = Progress()
+        self.save_now = Every(context.clock, CHECKPOINT_S)
+        self.clock_at = context.clock.monotonic()
+
+    def serve(self) -> None:
+        """The whole life of the role."""
+        self.load()
+        self.train_reference()
+        self.publish_samples()
+        while True:
+            order = self.wait_for_order()
+            if order.iterations is None:
+                break
+            self.do_round(order.round, order.iterations)
+        self.finish()
+
+    # Checkpoints
+
+    def load(self) -> None:
+        parts = self.checkpoints.load()
+        if parts is None:
+            return
+        try:
+            self.progress = Progress(**json.loads(parts["progress.json"]))
+            self.pruner.restore(parts["pruner.safetensors"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadContent(
+                f"{names.OUTER}: the checkpoint is of another version of Coppice ({error})"
+            ) from error
+        self.context.say(
+            f"goes on after round {self.progress.round}, iteration {self.pruner.iteration}"
+            if self.pruner.reference_left == 0
+            else f"goes on training the reference, {self.pruner.reference_left} iterations left"
+        )
+
+    def save(self) -> None:
+        now = self.context.clock.monotonic()
+        self.progress.seconds += now - self.clock_at
+        self.clock_at = now
+        progress = json.dumps(asdict(self.progress)).encode()
+        self.checkpoints.save({"progress.json": progress, "pruner.safetensors": self.pruner.checkpoint()})
+        self.save_now.due()
+
+    # The reference
+
+    def train_reference(self) -> None:
+        if self.pruner.reference_left:
+            self.context.say(f"training the reference, {self.pruner.reference_left} iterations")
+            while self.pruner.reference_left:
+                self.pruner.train_reference(min(CHUNK, self.pruner.reference_left), self.tick)
+                self.board.look()
+                if self.save_now.due():
+                    self.save()
+            self.save()
+        self.context.say(f"reference accuracy {self.pruner.reference_accuracy:.4f} on the held-out samples")
+
+    def publish_samples(self) -> None:
+        x, y = self.pruner.samples()
+        accuracy = np.array([self.pruner.reference_accuracy])
+        self.store.create_many(
+            (name, array_to_bytes(array))
+            for name, array in ((names.DATA, x), (names.LABELS, y), (names.ACCURACY, accuracy))
+        )
+
+    # Rounds
+
+    def wait_for_order(self) -> NewItr:
+        """The master's next word; meanwhile our last report stands."""
+        backoff = self.context.backoff()
+        while True:
+            self.tick()
+            self.board.look()
+            if self.progress.report is not None:
+                self.board.ensure(names.REPORT, Report(run=self.run_id, **self.progress.report))
+            order = self.board.get(names.NEW_ITR, NewItr)
+            if order is not None and order.round == self.progress.round + 1:
+                return order
+            backoff.pause()
+
+    def do_round(self, number: int, iterations: int) -> None:
+        if self.progress.until is None:
+            end = self.pruner.iteration + iterations
+            if self.pruner.iteration < self.run.surgery.prune_until:
+                self.search()
+            self.progress.until = end
+            self.save()
+        end = self.progress.until
+        while self.pruner.iteration < end:
+            self.pruner.train(min(CHUNK, end - self.pruner.iteration), self.tick)
+            self.board.look()
+            if self.save_now.due():
+                self.save()
+        measure = self.pruner.measure(self.tick)
+        loss = self.pruner.loss()
+        self.progress.round = number
+        self.progress.until = None
+        self.progress.report = self._report(number, iterations, measure, loss)
+        self.save()
+        self.context.say(
+            f"round {number} done: {measure.compression:.1f}x, accuracy {measure.accuracy:.4f}"
+            f"{'' if measure.feasible else ' (below the constraint)'}"
+        )
+
+    def _report(self, number: int, iterations: int, measure: Measure, loss: float) -> dict[str, Any]:
+        best = (self.progress.report or {}).get("best_compression", 1.0)
+        return {
+            "round": number,
+            "iterations": iterations,
+            "iteration": self.pruner.iteration,
+            "searches": self.progress.searches,
+            "parameters_remaining": measure.parameters_remaining,
+            "compression": measure.compression,
+            "accuracy": measure.accuracy,
+            "feasible": measure.feasible,
+            "best_compression": max(best, measure.compression) if measure.feasible else best,
+            "loss": loss if math.isfinite(loss) else None,
+        }
+
+    # Searches
+
+    def search(self) -> None:
+        number = self.progress.searches + 1
+        start = self.pruner.start_crates()
+        searched = self.pruner.searched_layers(number)
+        order = NcsStart(
+            self.run_id, number, tuple(float(c) for c in start), tuple(bool(s) for s in searched)
+        )
+        self.store.create(names.weights(number), self.pruner.weights())
+        self._drop_weights(before=number)
+        crates, fitness = self._wait_for_crates(order, len(start))
+        self.pruner.apply(crates, fitness)
+        self.progress.searches = number
+        found = f"{fitness:.5f} of the parameters remain" if fitness <= 1 else "nothing feasible, masks stay"
+        self.context.say(f"search {number}: {found}")
+
+    def _wait_for_crates(self, order: NcsStart, layers: int) -> tuple[Float64s, float]:
+        backoff = self.context.backoff()
+        while True:
+            self.tick()
+            self.board.look()
+            self.board.ensure(names.NCS_START, order)
+            over = self.board.get(names.NCS_OVER, NcsOver)
+            if over is not None and over.search == order.search:
+                data = self.store.read(names.CRATES, MAX_SOLUTION_BYTES)
+                # The searcher writes both files again while they do not fit together.
+                if data is not None and hashlib.sha256(data).hexdigest() == over.crates_sha256:
+                    return vector_from_bytes(data, names.CRATES, layers), over.fitness
+            backoff.pause()
+
+    def _drop_weights(self, before: int) -> None:
+        found = [(e.name, names.parse_weights(e.name)) for e in self.store.list()]
+        self.store.delete_many([name for name, number in found if number is not None and number < before])
+
+    # The end
+
+    def finish(self) -> None:
+        self.board.look()
+        self.board.ensure(names.NCS_START, NcsStart(self.run_id, self.progress.searches + 1, None))
+        outcome = self.pruner.finish(self.tick)
+        seconds = self.progress.seconds + self.context.clock.monotonic() - self.clock_at
+        write_result(
+            self.store,
+            run_id=self.run_id,
+            run=self.run,
+            layers=self.pruner.layers,
+            outcome=outcome,
+            searches=self.progress.searches,
+            seconds=seconds,
+        )
+        self.context.say(
+            f"result: {outcome.measure.compression:.1f}x, test accuracy {outcome.pruned_accuracy:.4f} "
+            f"(reference {outcome.reference_accuracy:.4f})"
+        )

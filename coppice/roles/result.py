@@ -1,0 +1,62 @@
+"""What a run leaves behind, in the work folder under result/."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coppice.pruning.contract import Layer, Outcome
+from coppice.roles.history import history_csv, read_histories
+from coppice.roles.rounds import read_rounds
+from coppice.runfile import RunFile
+from coppice.store import Store
+from coppice.work import names
+from coppice.work.contents import array_to_bytes, json_to_bytes
+
+
+def write_result(
+    store: Store,
+    *,
+    run_id: str,
+    run: RunFile,
+    layers: tuple[Layer, ...],
+    outcome: Outcome,
+    searches: int,
+    seconds: float,
+) -> None:
+    """Write model.safetensors, crates.npy and history.csv, and result.json last: where that is, all is.
+
+    Written again after a crash, with the same content but for `seconds`.
+    """
+    histories = read_histories(store)
+    workers = {worker for history in histories for worker in history.workers if worker}
+    rounds = read_rounds(store)
+    measure = outcome.measure
+    result: dict[str, Any] = {
+        "run_id": run_id,
+        "name": run.name,
+        "seed": run.seed,
+        "parameters_total": measure.parameters_total,
+        "parameters_remaining": measure.parameters_remaining,
+        "compression": measure.compression,
+        "weights_total": measure.weights_total,
+        "weights_remaining": measure.weights_remaining,
+        "layers": [
+            {"name": layer.name, "shape": list(layer.shape), "remaining": remaining, "crate": float(crate)}
+            for layer, remaining, crate in zip(layers, measure.layer_remaining, outcome.crates, strict=True)
+        ],
+        "reference_accuracy": outcome.reference_accuracy,
+        "pruned_accuracy": outcome.pruned_accuracy,
+        "validation_accuracy": measure.accuracy,
+        "rounds": len(rounds),
+        "searches": searches,
+        "evaluations": sum(len(history.fitness) for history in histories),
+        "evaluators": len(workers),
+        "seconds": round(seconds, 3),
+        "round_history": rounds,
+    }
+    store.replace(names.RESULT_MODEL, outcome.model, durable=True)
+    store.replace(names.RESULT_CRATES, array_to_bytes(outcome.crates), durable=True)
+    store.replace(
+        names.RESULT_HISTORY, history_csv(histories, [layer.name for layer in layers]), durable=True
+    )
+    store.replace(names.RESULT_JSON, json_to_bytes(result), durable=True)

@@ -1,0 +1,259 @@
+"""All four roles as processes of this machine, over any work folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from coppice.clock import SystemClock
+from coppice.errors import CoppiceError
+from coppice.roles.context import declare_failure, read_record
+from coppice.roles.master import read_result
+from coppice.roles.status import Status, read_status
+from coppice.runfile import RunFile
+from coppice.show import result_lines, result_table, simulation_view
+from coppice.store import Store, open_store
+from coppice.work.presence import read_role_file, role_files
+from coppice.work.waiting import Every
+
+RESTARTS = 5
+"""How often one role that dies is started again; reaching a new round forgives it everything."""
+GRACE_S = 15.0
+"""A process that was asked to end and does not is killed after so long."""
+LOOK_S = 0.25
+SHOW_S = 1.0
+
+
+@dataclass(slots=True)
+class Worker:
+    """One role as a process, through its restarts."""
+
+    name: str
+    arguments: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    died: int = 0
+    status: int | None = None
+    """Exit status of its last process, once it has ended for good."""
+
+    def start(self) -> None:
+        """In a session of its own, so that Ctrl-C reaches only this process, which then ends it properly."""
+        self.status = None
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "coppice", *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def has_ended(self) -> bool:
+        """Whether its process is gone; sets `status`."""
+        if self.process is not None and self.status is None:
+            self.status = self.process.poll()
+        return self.status is not None
+
+    def said(self, lines: int = 5) -> list[str]:
+        """The last lines it wrote."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(0, self.log.stat().st_size - 8192))
+                return log.read().decode("utf-8", "replace").strip().splitlines()[-lines:]
+        except OSError:
+            return []
+
+
+@dataclass(slots=True)
+class Simulation:
+    """What the live view shows besides the work folder's status."""
+
+    run: RunFile
+    url: str
+    workers: list[Worker]
+    began: float
+    messages: deque[str] = field(default_factory=lambda: deque(maxlen=6))
+    status: Status | None = None
+    rate: float | None = None
+    """Evaluations a second."""
+    _counts: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=12))
+
+    def update(self, status: Status) -> None:
+        """Take in a new look at the folder."""
+        self.status = status
+        self._counts.append((time.monotonic(), status.evaluations_all))
+        (t0, n0), (t1, n1) = self._counts[0], self._counts[-1]
+        self.rate = (n1 - n0) / (t1 - t0) if t1 > t0 else None
+
+
+def simulate(
+    run: RunFile,
+    run_file: Path,
+    work: str,
+    evaluators: int,
+    *,
+    fresh: bool,
+    as_json: bool,
+    console: Console,
+) -> int:
+    """Run to the end; returns the exit status: 0 only when the run is over, 130 after Ctrl-C."""
+    if os.environ.get("OMP_NUM_THREADS") is None:
+        # One thread a role: they share the machine, and one thread's sums are the same everywhere.
+        os.environ["OMP_NUM_THREADS"] = "1"
+    logs = Path(tempfile.mkdtemp(prefix=f"coppice-{run.name}-"))
+    flags = ["--seed", str(run.seed), *(["--fresh"] if fresh else [])]
+    master = Worker("master", ["master", str(run_file), "--work", work, *flags], logs / "master.log")
+    others = [Worker(role, [role, "--work", work], logs / f"{role}.log") for role in ("outer", "ncs")]
+    for number in range(1, evaluators + 1):
+        others.append(
+            Worker(f"evaluator {number}", ["evaluator", "--work", work], logs / f"eval{number}.log")
+        )
+    with contextlib.closing(open_store(work)) as store:
+        simulation = Simulation(run, store.url, [master], time.monotonic())
+        status = 1
+        try:
+            with _sigterm_as_interrupt():
+                master.start()
+                if _opened(store, master):
+                    # Should it have to be started again, the master must not wipe the run a second time.
+                    master.arguments = [a for a in master.arguments if a != "--fresh"]
+                    simulation.workers.extend(others)
+                    for worker in others:
+                        worker.start()
+                    status = _serve(simulation, store, None if as_json else console)
+                else:
+                    status = master.status or 0
+        except KeyboardInterrupt:
+            again = " ".join(["coppice simulate", str(run_file), "--work", work])
+            console.print(f"stopped; goes on with: {again}", highlight=False, soft_wrap=True)
+            return 130
+        finally:
+            _stop(simulation.workers)
+        if status != 0:
+            _show_reasons(console, simulation.workers, logs)
+            return status
+        shutil.rmtree(logs, ignore_errors=True)
+        result = read_result(store)
+        if as_json:
+            print(json.dumps(result))
+        else:
+            console.print(result_table(result))
+            console.print("\n".join(result_lines(result, store.url)), highlight=False, soft_wrap=True)
+        return 0
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the simulation as Ctrl-C does: by stopping the roles first."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _opened(store: Store, master: Worker) -> bool:
+    """Wait until this very master has its run open; False: it ended first (refused, or over already)."""
+    while not master.has_ended():
+        if any(_held_by(store, file.path, master) for file in role_files(store) if file.role == "master"):
+            record = read_record(store)
+            if record is not None and record.state == "running":
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def _held_by(store: Store, path: str, worker: Worker) -> bool:
+    content = read_role_file(store, path)
+    return content is not None and worker.process is not None and content.get("pid") == worker.process.pid
+
+
+def _serve(simulation: Simulation, store: Store, console: Console | None) -> int:
+    """Watch the processes to the end of the run; returns the exit status."""
+    master = simulation.workers[0]
+    show = Every(SystemClock(), SHOW_S, at_once=True)
+    rounds = 0
+    live = (
+        contextlib.nullcontext()
+        if console is None
+        else Live(simulation_view(simulation), console=console, auto_refresh=False, transient=True)
+    )
+    with live as screen:
+        while True:
+            for worker in simulation.workers:
+                if worker.has_ended() and worker.status != 0:
+                    if worker is master and _failed(store):
+                        return 1
+                    if worker.died >= RESTARTS:
+                        _give_up(simulation, store, worker)
+                        return 1
+                    worker.died += 1
+                    said = (worker.said(1) or [f"exit status {worker.status}"])[-1]
+                    simulation.messages.append(f"{worker.name} died, starting it again: {said}")
+                    worker.start()
+            if all(worker.has_ended() for worker in simulation.workers):
+                return 0
+            if show.due():
+                with contextlib.suppress(
+                    CoppiceError
+                ):  # between two states of the folder; the next look will do
+                    simulation.update(read_status(store))
+                if simulation.status is not None and simulation.status.round > rounds:
+                    rounds = simulation.status.round
+                    for worker in simulation.workers:
+                        worker.died = 0
+                if screen is not None:
+                    screen.update(simulation_view(simulation), refresh=True)
+            time.sleep(LOOK_S)
+
+
+def _failed(store: Store) -> bool:
+    record = read_record(store)
+    return record is not None and record.state == "failed"
+
+
+def _give_up(simulation: Simulation, store: Store, worker: Worker) -> None:
+    said = (worker.said(1) or [f"exit status {worker.status}"])[-1]
+    with contextlib.suppress(CoppiceError):  # the store may be what is broken
+        declare_failure(store, worker.name, f"died {worker.died + 1} times; last: {said}")
+
+
+def _stop(workers: list[Worker]) -> None:
+    """Ask all to end; kill what does not within the grace period."""
+    running = [w.process for w in workers if w.process is not None and w.process.poll() is None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + GRACE_S
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _show_reasons(console: Console, workers: list[Worker], logs: Path) -> None:
+    """What those that failed said last, in full for the first of them."""
+    for worker in workers:
+        if worker.process is not None and worker.status not in (0, None):
+            for line in worker.said():
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"logs: {logs}", highlight=False, soft_wrap=True)

@@ -1,0 +1,170 @@
+"""What a person sees in the terminal: the live view, the status, the result, the doctor's findings."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from coppice.store import Store
+from coppice.work import names
+
+if TYPE_CHECKING:
+    from coppice.roles.simulate import Simulation
+    from coppice.roles.status import RoleStatus, Status
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _facts(rows: list[tuple[str, RenderableType]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right")
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _bar(done: int, total: int, text: str) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_row(ProgressBar(total=max(1, total), completed=min(done, total), width=24), text)
+    return table
+
+
+def status_rows(status: Status, rate: float | None = None) -> list[tuple[str, RenderableType]]:
+    """The run's numbers, a row each."""
+    rows: list[tuple[str, RenderableType]] = []
+    iterations = f"{status.round}, {status.iterations_done} of {status.iterations_total} iterations done"
+    rows.append(("round", _bar(status.iterations_done, status.iterations_total, iterations)))
+    if status.search is not None:
+        generation = min(status.generation + 1, status.generations)
+        text = f"{status.search}, generation {generation} of {status.generations}"
+        if status.search_fitness is not None:
+            fitness = status.search_fitness
+            text += f", best {1 / fitness:.1f}x" if fitness <= 1 else ", nothing feasible yet"
+        rows.append(("search", _bar(status.generation, status.generations, text)))
+        rows.append(
+            ("solutions", f"{status.waiting} waiting, {status.claimed} claimed, {status.scored} scored")
+        )
+    else:
+        rows.append(("search", f"{status.searches} done; the network is in training"))
+    rate_text = "" if rate is None else f", {rate:.1f} a second"
+    rows.append(("evaluations", f"{status.evaluations_all}{rate_text}"))
+    if status.accuracy is not None:
+        rows.append(("last round", f"{status.compression:.1f}x, accuracy {status.accuracy:.4f}"))
+        rows.append(("best so far", Text(f"{status.best_compression:.1f}x at no loss", style="bold green")))
+    if status.aside:
+        rows.append(("set aside", Text(f"{status.aside}, see {names.ASIDE}/", style="yellow")))
+    if status.last_error:
+        rows.append(("last error", Text(status.last_error, style="yellow")))
+    if status.foreign:
+        rows.append(("not ours", ", ".join(status.foreign[:5])))
+    if status.reason:
+        rows.append(("failed", Text(status.reason, style="bold red")))
+    return rows
+
+
+def _roles_table(roles: list[RoleStatus]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for title in ("role", "host", "process", "state", "last beat", "holds"):
+        table.add_column(title)
+    for role in roles:
+        style = {"lost": "red", "ended": "dim"}.get(role.state, "")
+        holds = ", ".join(role.holds) + (f" ({_age(role.holds_since_s)})" if role.holds else "")
+        host = role.host if role.container is None else f"{role.host} ({role.container})"
+        table.add_row(role.role, host, str(role.pid), role.state, _age(role.beat_age_s), holds, style=style)
+    return table
+
+
+def status_view(status: Status) -> RenderableType:
+    """`coppice status`."""
+    title = f"{status.name}, seed {status.seed}: run {status.run_id} is {status.state}"
+    return Group(
+        Text(title, style="bold"),
+        Text(status.url, style="dim"),
+        _facts(status_rows(status)),
+        _roles_table(status.roles),
+    )
+
+
+def watch_status(store: Store, console: Console) -> None:
+    """Show the status until the run ends; Ctrl-C leaves."""
+    from coppice.roles.status import read_status
+
+    try:
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                status = read_status(store)
+                live.update(status_view(status), refresh=True)
+                if status.state != "running":
+                    return
+                time.sleep(1.0)
+    except KeyboardInterrupt:
+        return
+
+
+def simulation_view(simulation: Simulation) -> RenderableType:
+    """The live view of `coppice simulate`."""
+    seconds = time.monotonic() - simulation.began
+    status = simulation.status
+    rows = status_rows(status, simulation.rate) if status else []
+    workers = Table.grid(padding=(0, 2))
+    by_pid = {role.pid: role for role in status.roles} if status else {}
+    for worker in simulation.workers:
+        role = by_pid.get(worker.process.pid) if worker.process else None
+        if role is not None and role.holds:
+            doing = f"scoring {role.holds[0].partition('_')[2]}"
+        else:
+            doing = (worker.said(1) or ["starting"])[-1].partition(": ")[2] or "starting"
+        workers.add_row(Text(worker.name, style="dim"), Text(doing, no_wrap=True, overflow="ellipsis"))
+    messages = [Text(message, style="yellow") for message in simulation.messages]
+    title = f"{simulation.run.name}, seed {simulation.run.seed}, {seconds:.0f} s"
+    return Panel(Group(_facts(rows), Text(), workers, *messages), title=title, subtitle=simulation.url)
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    """The layers of a finished run."""
+    table = Table(title=f"{result['name']}: {result['compression']:.1f}x", box=box.SIMPLE_HEAD)
+    table.add_column("layer")
+    for title in ("weights", "kept", "fraction", "crate"):
+        table.add_column(title, justify="right")
+    for layer in result["layers"]:
+        total = 1
+        for n in layer["shape"]:
+            total *= n
+        fraction = layer["remaining"] / total
+        table.add_row(
+            layer["name"], f"{total:,}", f"{layer['remaining']:,}", f"{fraction:.2%}", f"{layer['crate']:.3f}"
+        )
+    return table
+
+
+def result_lines(result: dict[str, Any], url: str) -> list[str]:
+    """A finished run in a few lines."""
+    return [
+        f"parameters   {result['parameters_remaining']:,} of {result['parameters_total']:,} remain: "
+        f"{result['compression']:.1f}x smaller",
+        f"test set     {result['pruned_accuracy']:.2%} accuracy, "
+        f"the dense network {result['reference_accuracy']:.2%}",
+        f"search       {result['searches']} searches, {result['evaluations']:,} evaluations by "
+        f"{result['evaluators']} evaluators, {result['seconds']:.0f} s",
+        f"results      {url}/{names.RESULT}/",
+    ]
+
+
+def show_findings(findings: list[Any], as_json: bool) -> bool:
+    """Print what the doctor found; True if the place is not safe."""
+    raise NotImplementedError

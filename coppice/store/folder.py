@@ -1,0 +1,303 @@
+"""A home in a folder: a local disk or a mounted share."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import shutil
+import stat as stat_bits
+import threading
+from pathlib import Path
+
+from coppice.clock import Clock, SystemClock
+from coppice.store.errors import PermanentStoreError, StoreError, TooLarge, TransientStoreError
+from coppice.store.home import MAX_READ_BYTES, Entry, Home
+from coppice.store.paths import check_path, parent_of
+from coppice.store.rename_apart import RenameApart
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+_TRANSIENT = (
+    errno.ESTALE,
+    errno.EIO,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EBUSY,
+    errno.EHOSTDOWN,
+)
+
+
+class FolderHome(Home):
+    """Files in a folder of this machine or of a share mounted on it.
+
+    A rename never overwrites, see `RenameApart`; where that is done by links (NFS), the `target` of a caller
+    that loses a race can be seen for a moment. A share that cannot do it is refused with
+    `PermanentStoreError`. Symbolic links below the root are refused; the root itself may be one.
+
+    `link_only` leaves renameat2 out, for tests.
+    """
+
+    def __init__(self, root: str | Path, clock: Clock | None = None, link_only: bool = False) -> None:
+        self.url = str(root)
+        self._root = os.path.abspath(os.path.expanduser(root))
+        self._clock: Clock = clock or SystemClock()
+        self._rename_apart = RenameApart(link_only)
+        self._durable: set[str] = set()
+        self._lock = threading.Lock()
+
+    def list(self, folder: str) -> builtins.list[Entry]:
+        """See `Home.list`. Symbolic links are left out."""
+        path = self._path(folder, allow_root=True)
+        entries = []
+        try:
+            with os.scandir(path) as found:
+                for each in found:
+                    try:
+                        state = each.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # renamed or deleted since
+                    if not stat_bits.S_ISLNK(state.st_mode):
+                        entries.append(_entry(each.name, state))
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return []
+            raise self._explain(error, "list", folder) from error
+        return sorted(entries)
+
+    def stat(self, path: str) -> Entry | None:
+        """See `Home.stat`."""
+        try:
+            state = os.stat(self._path(path, allow_root=True), follow_symlinks=path == "")
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return None
+            raise self._explain(error, "look at", path) from error
+        self._refuse_link(path, state)
+        return _entry(path.rpartition("/")[2], state)
+
+    def read(self, path: str, max_bytes: int = MAX_READ_BYTES) -> bytes | None:
+        """See `Home.read`."""
+        try:
+            descriptor = os.open(self._path(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return None
+            raise self._explain(error, "read", path) from error
+        try:
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                content = b"" if size > max_bytes else self._read_all(file.fileno(), max_bytes)
+        except OSError as error:
+            raise self._explain(error, "read", path) from error
+        if size > max_bytes or len(content) > max_bytes:
+            raise TooLarge(f"{self._where(path)} has more than the {max_bytes} bytes allowed")
+        return content
+
+    def put(self, path: str, data: bytes, durable: bool = False) -> None:
+        """See `Home.put`."""
+        full = self._path(path)
+        try:
+            try:
+                self._write(full, data, durable)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(full), exist_ok=True)
+                self._write(full, data, durable)
+        except OSError as error:
+            raise self._explain(error, "write", path) from error
+        if durable:
+            with self._lock:
+                self._durable.add(path)
+
+    def rename(self, source: str, target: str) -> bool:
+        """See `Home.rename`."""
+        old, new = self._path(source), self._path(target)
+        try:
+            moved = self._rename_apart(old, new)
+            if moved:
+                self._keep_name(source, target)
+        except OSError as error:
+            if error.errno in (*_NOT_THERE, errno.EEXIST):
+                return False
+            raise self._explain(error, f"rename {source} to", target) from error
+        return moved
+
+    def rename_over(self, source: str, target: str) -> bool:
+        """See `Home.rename_over`."""
+        old, new = self._path(source), self._path(target)
+        try:
+            os.replace(old, new)
+            self._keep_name(source, target)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return False
+            raise self._explain(error, f"rename {source} over", target) from error
+        return True
+
+    def touch(self, path: str) -> bool:
+        """See `Home.touch`. Needs the file's owner, or on coarse file systems write permission."""
+        full = self._path(path)
+        try:
+            before = os.stat(full, follow_symlinks=False)
+            self._refuse_link(path, before)
+            # At least 2 ms on: listings tell milliseconds, and some file systems round.
+            new_ns = max(int(self._clock.time() * 1e9), before.st_mtime_ns + 2_000_000)
+            try:
+                os.utime(full, ns=(before.st_atime_ns, new_ns))
+            except PermissionError:
+                os.utime(
+                    full
+                )  # another user's file that we may write to: "now" is allowed, a given time is not
+                return True
+            if _mtime_ms(os.stat(full)) == _mtime_ms(
+                before
+            ):  # a file system that keeps whole (or two) seconds
+                os.utime(full, ns=(before.st_atime_ns, before.st_mtime_ns + 2_000_000_000))
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return False
+            raise self._explain(error, "touch", path) from error
+        return True
+
+    def delete(self, path: str) -> bool:
+        """See `Home.delete`."""
+        full = self._path(path)
+        with self._lock:
+            self._durable.discard(path)
+        try:
+            try:
+                os.unlink(full)
+            except (IsADirectoryError, PermissionError):
+                if not os.path.isdir(full) or os.path.islink(full):
+                    raise
+                os.rmdir(full)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return False
+            raise self._explain(error, "delete", path) from error
+        return True
+
+    def delete_tree(self, folder: str) -> bool:
+        """See `Home.delete_tree`."""
+        full = self._path(folder, allow_root=True)
+        try:
+            if folder == "":
+                full = os.path.realpath(full)  # the root may be reached by a symbolic link
+            if not os.path.isdir(full):
+                return self.delete(folder) if folder else False
+            shutil.rmtree(full, onerror=_unless_gone)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:  # somebody is still writing into it
+                raise TransientStoreError(f"{self._where(folder)} is still being written to") from error
+            raise self._explain(error, "delete", folder) from error
+        return True
+
+    def make_folder(self, folder: str) -> None:
+        """See `Home.make_folder`."""
+        try:
+            os.makedirs(self._path(folder, allow_root=True), exist_ok=True)
+        except OSError as error:
+            raise self._explain(error, "make folder", folder) from error
+
+    # Inside
+
+    def _path(self, path: str, allow_root: bool = False) -> str:
+        """The full path; refuses what is no plain name, and symbolic links on the way."""
+        check_path(path, allow_root)
+        parent = parent_of(path)
+        while parent:
+            if os.path.islink(os.path.join(self._root, parent)):
+                raise PermanentStoreError(f"{self._where(parent)} is a symbolic link; make it a real folder")
+            parent = parent_of(parent)
+        return os.path.join(self._root, path) if path else self._root
+
+    def _refuse_link(self, path: str, state: os.stat_result) -> None:
+        if stat_bits.S_ISLNK(state.st_mode):
+            raise PermanentStoreError(f"{self._where(path)} is a symbolic link; put a real file there")
+
+    def _where(self, path: str) -> str:
+        return os.path.join(self.url, path) if path else self.url
+
+    @staticmethod
+    def _read_all(descriptor: int, max_bytes: int) -> bytes:
+        pieces, left = [], max_bytes + 1  # one more than allowed, to see a file that grew meanwhile
+        while left > 0 and (piece := os.read(descriptor, min(left, 1 << 24))):
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
+
+    @staticmethod
+    def _write(full: str, data: bytes, durable: bool) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(full, flags, 0o666)  # less the umask: other users' roles share the folder
+        try:
+            # Closing is where a share reports that the data did not arrive, so it must not go unheard.
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+                if durable:
+                    os.fsync(file.fileno())
+        except OSError:
+            try:
+                os.unlink(full)
+            except OSError:
+                pass
+            raise
+
+    def _keep_name(self, source: str, target: str) -> None:
+        """After a durable file was moved: make its new name survive a power loss too."""
+        with self._lock:
+            if source not in self._durable:
+                return
+            self._durable.discard(source)
+        descriptor = os.open(os.path.dirname(self._path(target)), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some shares cannot, and need not, flush a folder
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _explain(self, error: OSError, what: str, path: str) -> StoreError:
+        return explain_os_error(error, f"cannot {what} {self._where(path)}")
+
+
+def explain_os_error(error: OSError, what: str) -> StoreError:
+    """The store's error for the operating system's: transient or permanent, and what to do."""
+    code, reason = error.errno, error.strerror or str(error)
+    if code in _TRANSIENT:
+        return TransientStoreError(f"{what}: {reason}")
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "no permission; give this user the right to write there, or run all roles as one user"
+    elif code in (errno.ENOSPC, errno.EDQUOT):
+        advice = "disk full or quota used up; make room or raise the quota, then start this role again"
+    elif code in (errno.ENAMETOOLONG, errno.ELOOP):
+        advice = (
+            "choose a shorter name"
+            if code == errno.ENAMETOOLONG
+            else "it is a symbolic link; use a real file"
+        )
+    elif code in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
+        advice = "a folder is where a file should be, or the reverse; move it away"
+    else:
+        advice = "check the disk or the mount"
+    return PermanentStoreError(f"{what}: {reason}; {advice}")
+
+
+def _mtime_ms(state: os.stat_result) -> int:
+    return state.st_mtime_ns // 1_000_000
+
+
+def _entry(name: str, state: os.stat_result) -> Entry:
+    is_folder = stat_bits.S_ISDIR(state.st_mode)
+    return Entry(name, is_folder, 0 if is_folder else state.st_size, _mtime_ms(state))
+
+
+def _unless_gone(
+    function: object, path: str, details: tuple[type[BaseException], BaseException, object]
+) -> None:
+    """For rmtree: what another process removed meanwhile is no error."""
+    if not isinstance(details[1], FileNotFoundError):
+        raise details[1]

@@ -1,0 +1,164 @@
+"""The package `hdfs`' client for one server, with what a shared work folder needs besides.
+
+Its low-level methods (`_rename`, `_list_status`, ...) are used, not `upload` or `status`: those write final
+names in place and take every error for absence.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import requests
+from hdfs.client import InsecureClient, TokenClient
+from requests.adapters import HTTPAdapter
+
+from coppice.store.errors import PermanentStoreError, StoreError, TransientStoreError
+from coppice.store.hdfs_address import STANDARD_API, HdfsAddress
+from coppice.store.hdfs_errors import remote_error, request_error
+
+CONNECT_TIMEOUT_S = 5.0
+_MOST_REDIRECTS = 5
+_DATANODE = "datanode"
+
+
+class Calls:
+    """Counts requests by operation ("RENAME", ...; what goes to a DataNode counts as "datanode")."""
+
+    def __init__(self) -> None:
+        self.counter: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def count(self, operation: str) -> None:
+        """One more request."""
+        with self._lock:
+            self.counter[operation] += 1
+
+
+class _Careful:
+    """Mixed into a client of `hdfs`: errors mapped, redirects untouched, requests counted, names verbatim.
+
+    Every error of `_request` is a `StoreError`, so that the package's own failover, which would repeat a
+    rename whose reply was lost and believe the second answer, never sees one.
+    """
+
+    server: str
+    address: HdfsAddress
+    calls: Calls
+    data_at_once: bool
+    """Whether CREATE takes the content in its first request (HttpFS)."""
+
+    def resolve(self, hdfs_path: str) -> str:
+        """The path as it is: the package would expand names such as #LATEST."""
+        return hdfs_path
+
+    def _request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        operation = str(kwargs["params"]["op"])
+        what = f"{operation} {url.removeprefix(self.server + STANDARD_API) or '/'}"
+        if self.address.api != STANDARD_API:
+            url = self.server + self.address.api + url.removeprefix(self.server + STANDARD_API)
+        if self.data_at_once and operation == "CREATE":
+            kwargs["params"]["data"] = "true"
+        kwargs["allow_redirects"] = False
+        self.calls.count(operation)
+        try:
+            reply = super()._request(method, url, **kwargs)  # type: ignore[misc]
+        except requests.RequestException as error:
+            raise self._hidden(request_error(error, what, self.server)) from None
+        if reply.is_redirect and operation not in ("CREATE", "OPEN"):
+            return self.follow(reply, method, what)
+        return self._checked(reply, what)
+
+    def instrumentation(self) -> requests.Response:
+        """An operation that only HttpFS has; a NameNode says IllegalArgumentException."""
+        return self._request("GET", f"{self.server}{STANDARD_API}/", params={"op": "INSTRUMENTATION"})
+
+    def follow(
+        self,
+        reply: requests.Response,
+        method: str,
+        what: str,
+        data: bytes | None = None,
+        stream: bool = False,
+    ) -> requests.Response:
+        """Go where a reply points, untouched, with `data`, until it is a whole answer; raises `StoreError`.
+
+        Not through the client's own request method: that would add our parameters to those that the
+        NameNode has put into the Location.
+        """
+        session: requests.Session = self._session  # type: ignore[attr-defined]
+        for _ in range(_MOST_REDIRECTS):
+            if not reply.is_redirect:
+                return self._checked(reply, what)
+            location = requests.compat.urljoin(reply.url, reply.headers["location"])
+            headers = {"Content-Type": "application/octet-stream"}
+            request = requests.Request(method, location, headers=headers, data=data).prepare()
+            server = "/".join(location.split("/", 3)[:3])
+            self.calls.count(_DATANODE)
+            try:
+                reply.content  # noqa: B018 - read to its end, so that the connection is kept
+                settings = session.merge_environment_settings(location, {}, stream, None, None)
+                reply = session.send(request, timeout=self._timeout, allow_redirects=False, **settings)  # type: ignore[attr-defined]
+            except requests.RequestException as error:
+                failure = request_error(error, what, server)
+                if isinstance(failure, TransientStoreError):  # no NotServing: the NameNode did its part
+                    failure = TransientStoreError(str(failure))
+                raise self._hidden(failure) from None
+        raise PermanentStoreError(f"cannot {what}: {self.server} redirects in circles; check the URL")
+
+    def _checked(self, reply: requests.Response, what: str) -> requests.Response:
+        if reply.status_code < 400:
+            if reply.headers.get("content-type", "").startswith("text/html"):
+                raise PermanentStoreError(
+                    f"cannot {what}: {self.server} answers with a web page; is this the address of WebHDFS?"
+                )
+            return reply
+        with reply:
+            raise self._hidden(remote_error(reply, what, self.address.user or "this login"))
+
+    def _hidden(self, error: StoreError) -> StoreError:
+        """No server's message may show our token."""
+        token = self.address.token
+        if token and token in str(error):
+            return type(error)(str(error).replace(token, "***"))
+        return error
+
+
+class _UserClient(_Careful, InsecureClient):  # type: ignore[misc]
+    pass
+
+
+class _TokenClient(_Careful, TokenClient):  # type: ignore[misc]
+    pass
+
+
+def open_client(address: HdfsAddress, server: str, calls: Calls, connections: int) -> Any:
+    """A client for one server of `address`, keeping up to `connections` connections open.
+
+    Raises `PermanentStoreError` where Kerberos is asked for and not installed.
+    """
+    session = requests.Session()
+    adapter = HTTPAdapter(pool_connections=connections, pool_maxsize=connections)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    common = {"timeout": (CONNECT_TIMEOUT_S, address.timeout_s), "session": session}
+    if address.token is not None:
+        client = _TokenClient(server, token=address.token, **common)
+    elif address.user is not None:
+        client = _UserClient(server, user=address.user, **common)
+    else:
+        client = _kerberos_class()(server, mutual_auth="OPTIONAL", **common)
+    client.server, client.address, client.calls = server, address, calls
+    client.data_at_once = bool(address.httpfs)
+    return client
+
+
+def _kerberos_class() -> Any:
+    try:
+        from hdfs.ext.kerberos import KerberosClient
+    except ImportError as error:
+        raise PermanentStoreError(
+            "auth=kerberos needs more packages: pip install 'coppice[kerberos]', then kinit"
+        ) from error
+    return type(KerberosClient)("_KerberosClient", (_Careful, KerberosClient), {})

@@ -1,0 +1,57 @@
+"""From what a user writes to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
+
+from coppice.clock import Clock
+from coppice.store.effort import Retry
+from coppice.store.errors import StoreError
+from coppice.store.folder import FolderHome
+from coppice.store.home import Home
+from coppice.store.memory import shared_memory_home
+from coppice.store.store import Store
+
+ACCEPTED = (
+    "a folder (/mnt/share/run or file:///mnt/share/run), HDFS (webhdfs://namenode:9870/path or "
+    "swebhdfs://...), or memory:name for tests"
+)
+
+
+def open_store(
+    url: str,
+    *,
+    clock: Clock | None = None,
+    retry: Retry | None = None,
+    on_trouble: Callable[[str | None], None] | None = None,
+) -> Store:
+    """Open `url`: a plain path or file:// (folder), webhdfs:// or swebhdfs:// (HDFS), memory:name (tests).
+
+    Nothing is created, and HDFS is not spoken to, before the store is used. Raises `StoreError`, in one line
+    that names what is accepted, for anything else.
+    """
+    return Store(open_home(url, clock), clock=clock, retry=retry, on_trouble=on_trouble)
+
+
+def open_home(url: str, clock: Clock | None = None) -> Home:
+    """The home that `url` names; see `open_store`."""
+    scheme, colon, rest = url.partition(":")
+    if not url.strip():
+        raise StoreError(f"no store was named; give {ACCEPTED}")
+    if colon and scheme in ("webhdfs", "swebhdfs"):
+        from coppice.store.hdfs import HdfsHome  # a second's worth of imports that folders do not need
+
+        return HdfsHome(url, clock=clock)
+    if colon and scheme == "memory":
+        if not rest or rest.startswith("/"):
+            raise StoreError(f"{url!r} names no memory store; write memory:name")
+        return shared_memory_home(rest, clock)
+    if colon and scheme == "file":
+        parts = urlsplit(url)
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise StoreError(f"{url!r} names no folder of this machine; write file:///path or the plain path")
+        return FolderHome(unquote(parts.path), clock)
+    if "://" in url or (colon and scheme in ("hdfs", "http", "https")):
+        raise StoreError(f"cannot open {url!r}: {scheme}: is no kind of store; give {ACCEPTED}")
+    return FolderHome(url, clock)

@@ -1,0 +1,63 @@
+"""Checkpoints: numbered bundles in a folder, each written whole under a new name, the last two kept.
+
+A new name each time needs no home that can replace a file in one step, and a checkpoint that turns out to
+be damaged (a power loss) leaves the one before it to go on from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from coppice.store import Store
+from coppice.work.contents import bundle_from_bytes, bundle_to_bytes
+from coppice.work.errors import BadContent, Superseded
+
+_NAME = re.compile(r"checkpoint_(\d{6,12})\.zip")
+
+
+class Checkpoints:
+    """The checkpoints of one role."""
+
+    def __init__(self, store: Store, folder: str, say: Callable[[str], None]) -> None:
+        self._store = store
+        self._folder = folder
+        self._say = say
+        self._numbers: list[int] = []
+
+    def load(self) -> dict[str, bytes] | None:
+        """The parts of the newest whole checkpoint; None where there is none."""
+        entries = self._store.list(self._folder)
+        self._numbers = sorted(int(m[1]) for e in entries if (m := _NAME.fullmatch(e.name)))
+        for number in reversed(self._numbers):
+            path = self._path(number)
+            data = self._store.read(path)
+            try:
+                if data is not None:
+                    return bundle_from_bytes(data, path)
+            except BadContent as error:
+                self._say(f"{error}; going on from the checkpoint before it")
+        return None
+
+    def next(self, parts: dict[str, bytes]) -> tuple[str, bytes]:
+        """Path and content of the next checkpoint, for whoever writes it together with other files."""
+        return self._path((self._numbers[-1] if self._numbers else 0) + 1), bundle_to_bytes(parts)
+
+    def saved(self, created: bool) -> None:
+        """The file from `next` was written. Raises `Superseded` if somebody else had written that number."""
+        if not created:
+            raise Superseded(
+                f"{self._folder}: another process wrote the next checkpoint; two were started, this one ends"
+            )
+        self._numbers.append((self._numbers[-1] if self._numbers else 0) + 1)
+        old, self._numbers = self._numbers[:-2], self._numbers[-2:]
+        if old:
+            self._store.delete_many([self._path(number) for number in old])
+
+    def save(self, parts: dict[str, bytes]) -> None:
+        """Write the next checkpoint so that it survives a power loss, and remove the one before the last."""
+        path, data = self.next(parts)
+        self.saved(self._store.create(path, data, durable=True))
+
+    def _path(self, number: int) -> str:
+        return f"{self._folder}/checkpoint_{number:06d}.zip"

@@ -1,0 +1,363 @@
+"""What the work folder's files hold: small typed classes with `to_bytes` and `from_bytes`.
+
+Text files say on their first line what the original jobs said there; further lines are `key: value`. Every
+reader refuses what it does not understand with `BadContent`; nothing is evaluated, nothing unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coppice.work.errors import BadContent
+
+Float64s = npt.NDArray[np.float64]
+
+MAX_TEXT_BYTES = 1 << 20
+"""Sentinels and records are short; anything longer is refused unread."""
+MAX_SOLUTION_BYTES = 1 << 20
+"""A solution of 100,000 layers would still fit."""
+_MAX_ZIP_ENTRIES = 16
+
+
+# Arrays
+
+
+def array_to_bytes(array: npt.NDArray[Any]) -> bytes:
+    """The .npy form of an array of numbers."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array) if array.ndim else array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def array_from_bytes(data: bytes, name: str) -> npt.NDArray[Any]:
+    """The array in a .npy file; raises `BadContent` for anything else.
+
+    Written out here instead of np.load because that allocates what the header promises before it looks
+    whether the data is there.
+    """
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise BadContent(f"{name}: .npy version {version} is not known here")
+    except BadContent:
+        raise
+    except Exception as error:  # numpy raises ValueError, but also Syntax-, Type- and OverflowError
+        raise BadContent(f"{name}: not a whole .npy file ({str(error)[:120]})") from error
+    if dtype.hasobject or dtype.kind not in "fiub":
+        raise BadContent(f"{name}: holds {dtype}, expected plain numbers")
+    if any(not isinstance(n, int) or n < 0 for n in shape):
+        raise BadContent(f"{name}: impossible shape {shape}")
+    body = data[stream.tell() :]
+    if len(body) != math.prod(shape) * dtype.itemsize:
+        raise BadContent(
+            f"{name}: truncated or damaged: {len(body)} bytes of data where {shape} {dtype} needs "
+            f"{math.prod(shape) * dtype.itemsize}"
+        )
+    flat = np.frombuffer(body, dtype=dtype)
+    return flat.reshape(shape, order="F" if fortran else "C").copy()
+
+
+def vector_from_bytes(data: bytes, name: str, length: int | None = None) -> Float64s:
+    """A finite float64 vector, (length,) if a length is given; raises `BadContent`."""
+    array = array_from_bytes(data, name)
+    if array.dtype != np.float64 or array.ndim != 1:
+        raise BadContent(f"{name}: expected a float64 vector, found {array.dtype} of shape {array.shape}")
+    if length is not None and len(array) != length:
+        raise BadContent(f"{name}: expected {length} values, found {len(array)}")
+    if not np.isfinite(array).all():
+        raise BadContent(f"{name}: holds NaN or infinity")
+    return array
+
+
+# Bundles: several named byte strings in one file
+
+
+def bundle_to_bytes(parts: dict[str, bytes]) -> bytes:
+    """An uncompressed zip of the parts: one file, so saved whole or not at all, with a CRC for each part.
+
+    The same parts give the same bytes (no time stamps).
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as bundle:
+        for name, content in parts.items():
+            bundle.writestr(zipfile.ZipInfo(name), content)
+    return buffer.getvalue()
+
+
+def bundle_from_bytes(data: bytes, name: str) -> dict[str, bytes]:
+    """The parts of a bundle; raises `BadContent` where a byte is wrong or missing."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as bundle:
+            infos = bundle.infolist()
+            if len(infos) > _MAX_ZIP_ENTRIES or any(i.compress_type != zipfile.ZIP_STORED for i in infos):
+                raise BadContent(f"{name}: not one of Coppice's bundles")
+            return {info.filename: bundle.read(info) for info in infos}
+    except BadContent:
+        raise
+    except Exception as error:  # zipfile raises half a dozen types on damaged input
+        raise BadContent(f"{name}: truncated or damaged ({str(error)[:120]})") from error
+
+
+# JSON
+
+
+def json_to_bytes(value: Any) -> bytes:
+    """Readable JSON, keys in the order given, with a final newline."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def json_from_bytes(data: bytes, name: str) -> dict[str, Any]:
+    """A JSON object; raises `BadContent` for anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadContent(f"{name}: not whole JSON ({str(error)[:120]})") from error
+    if not isinstance(value, dict):
+        raise BadContent(f"{name}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+# Sentinels
+
+
+def _text_to_bytes(first: str, pairs: dict[str, object]) -> bytes:
+    return "".join([f"{first}\n", *(f"{key}: {value}\n" for key, value in pairs.items())]).encode()
+
+
+def _text_from_bytes(data: bytes, name: str) -> tuple[str, dict[str, str]]:
+    if len(data) > MAX_TEXT_BYTES:
+        raise BadContent(f"{name}: larger than {MAX_TEXT_BYTES} bytes")
+    try:
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadContent(f"{name}: not text") from error
+    if not lines:
+        raise BadContent(f"{name}: empty")
+    pairs = {}
+    for line in lines[1:]:
+        key, colon, value = line.partition(":")
+        if not colon:
+            raise BadContent(f"{name}: expected 'key: value', found {line[:80]!r}")
+        pairs[key.strip()] = value.strip()
+    return lines[0].strip(), pairs
+
+
+class _Pairs:
+    """The further lines of a sentinel, read with the file's name in every complaint."""
+
+    def __init__(self, pairs: dict[str, str], name: str) -> None:
+        self._pairs, self._name = pairs, name
+
+    def text(self, key: str) -> str:
+        try:
+            return self._pairs[key]
+        except KeyError:
+            raise BadContent(f"{self._name}: line '{key}: ...' is missing") from None
+
+    def integer(self, key: str) -> int:
+        return _integer(self.text(key), self._name, key)
+
+    def number(self, key: str) -> float:
+        return _number(self.text(key), self._name, key)
+
+
+def _integer(text: str, name: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise BadContent(f"{name}: {what}: expected a whole number, found {text[:40]!r}")
+    return int(text)
+
+
+def _number(text: str, name: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise BadContent(f"{name}: {what}: expected a number, found {text[:40]!r}") from error
+    if not math.isfinite(value):
+        raise BadContent(f"{name}: {what}: expected a finite number, found {text[:40]!r}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class NewItr:
+    """new_itr.txt, master to outer: do so many iterations in this round; None: the run is over."""
+
+    run: str
+    round: int
+    iterations: int | None
+
+    def to_bytes(self) -> bytes:
+        """First line: the iterations, or `over`."""
+        first = "over" if self.iterations is None else str(self.iterations)
+        return _text_to_bytes(first, {"round": self.round, "run": self.run})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> NewItr:
+        """Raises `BadContent`."""
+        first, rest = _text_from_bytes(data, name)
+        pairs = _Pairs(rest, name)
+        iterations = None if first == "over" else _integer(first, name, "the first line")
+        return cls(pairs.text("run"), pairs.integer("round"), iterations)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """report.txt, outer to master: the round is done, so many iterations; how the network stands."""
+
+    run: str
+    round: int
+    iterations: int
+    iteration: int
+    """Iterations of surgery in all rounds so far."""
+    searches: int
+    parameters_remaining: int
+    compression: float
+    accuracy: float
+    """On the held-out samples."""
+    feasible: bool
+    best_compression: float
+    """Of the best feasible network so far."""
+    loss: float | None
+
+    def to_bytes(self) -> bytes:
+        """First line: the iterations done in this round."""
+        pairs = {key: getattr(self, key) for key in self.__slots__ if key not in ("iterations", "run")}
+        return _text_to_bytes(str(self.iterations), {**pairs, "run": self.run})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Report:
+        """Raises `BadContent`."""
+        first, rest = _text_from_bytes(data, name)
+        pairs = _Pairs(rest, name)
+        return cls(
+            run=pairs.text("run"),
+            round=pairs.integer("round"),
+            iterations=_integer(first, name, "the first line"),
+            iteration=pairs.integer("iteration"),
+            searches=pairs.integer("searches"),
+            parameters_remaining=pairs.integer("parameters_remaining"),
+            compression=pairs.number("compression"),
+            accuracy=pairs.number("accuracy"),
+            feasible=pairs.text("feasible") == "True",
+            best_compression=pairs.number("best_compression"),
+            loss=None if pairs.text("loss") == "None" else pairs.number("loss"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NcsStart:
+    """ncs_start.txt, outer to ncs: search from these crates; `crates` None: there is nothing more to do."""
+
+    run: str
+    search: int
+    crates: tuple[float, ...] | None
+    searched: tuple[bool, ...] = ()
+    """Which layers take part; the others keep their start crate."""
+
+    def to_bytes(self) -> bytes:
+        """First line: the start crates, or `exit`."""
+        pairs: dict[str, object] = {"search": self.search, "run": self.run}
+        if self.crates is None:
+            return _text_to_bytes("exit", pairs)
+        layers = " ".join("1" if s else "0" for s in self.searched)
+        return _text_to_bytes(" ".join(repr(c) for c in self.crates), {"layers": layers, **pairs})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> NcsStart:
+        """Raises `BadContent`."""
+        first, rest = _text_from_bytes(data, name)
+        pairs = _Pairs(rest, name)
+        run, search = pairs.text("run"), pairs.integer("search")
+        if first == "exit":
+            return cls(run, search, None)
+        crates = tuple(_number(word, name, "the first line") for word in first.split())
+        words = pairs.text("layers").split()
+        if not crates or len(words) != len(crates) or not set(words) <= {"0", "1"} or "1" not in words:
+            raise BadContent(f"{name}: layers: expected {len(crates)} of 0 and 1 and at least one 1")
+        return cls(run, search, crates, tuple(word == "1" for word in words))
+
+
+@dataclass(frozen=True, slots=True)
+class NcsOver:
+    """ncs_over.txt, ncs to outer: the search is done and crates_list.npy holds its best crates."""
+
+    run: str
+    search: int
+    evaluations: int
+    generations: int
+    fitness: float
+    crates_sha256: str
+    """Of crates_list.npy: the two files are written one after the other, this ties them together."""
+
+    def to_bytes(self) -> bytes:
+        """First line: `over`."""
+        pairs = {key: getattr(self, key) for key in self.__slots__ if key != "run"}
+        return _text_to_bytes("over", {**pairs, "run": self.run})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> NcsOver:
+        """Raises `BadContent`."""
+        _, rest = _text_from_bytes(data, name)
+        pairs = _Pairs(rest, name)
+        return cls(
+            run=pairs.text("run"),
+            search=pairs.integer("search"),
+            evaluations=pairs.integer("evaluations"),
+            generations=pairs.integer("generations"),
+            fitness=pairs.number("fitness"),
+            crates_sha256=pairs.text("crates_sha256"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """run.json, master to all: which run lives here, with what settings, and how it stands."""
+
+    run_id: str
+    state: str
+    """running, over, or failed."""
+    run_file: dict[str, Any]
+    """The validated run file, every default filled in."""
+    version: str
+    """Of the Coppice that opened the run."""
+    reason: str | None = None
+    """Why it failed."""
+    started: str = field(default="")
+    """For people; the master's clock."""
+
+    def to_bytes(self) -> bytes:
+        """JSON, readable."""
+        return json_to_bytes({key: getattr(self, key) for key in self.__slots__})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> RunRecord:
+        """Raises `BadContent`."""
+        value = json_from_bytes(data, name)
+        run_id, state, run_file = value.get("run_id"), value.get("state"), value.get("run_file")
+        if not (isinstance(run_id, str) and len(run_id) == 8 and set(run_id) <= set("0123456789abcdef")):
+            raise BadContent(f"{name}: run_id: expected eight hexadecimal digits")
+        if state not in ("running", "over", "failed"):
+            raise BadContent(f"{name}: state: expected running, over or failed")
+        if not isinstance(run_file, dict):
+            raise BadContent(f"{name}: run_file: expected an object")
+        reason = value.get("reason")
+        return cls(
+            run_id=run_id,
+            state=state,
+            run_file=run_file,
+            version=str(value.get("version", "")),
+            reason=None if reason is None else str(reason),
+            started=str(value.get("started", "")),
+        )

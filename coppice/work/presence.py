@@ -1,0 +1,259 @@
+"""Who is there: each role's file in roles/, its heartbeat, and the office of the three roles that are one.
+
+`roles/outer_0002.json` says who holds an office, under the term of office 2; `roles/evaluator_<worker>.json`
+says which evaluator is there. The content is written once; beating is a touch of the file, which costs a
+NameNode three milliseconds and a DataNode nothing. A role that ends renames its file to `....ended.json`.
+
+Nobody compares two machines' clocks: a holder is dead when the file's mtime has not changed for the lease
+on the *watcher's* monotonic clock, or at once if it ran on this very machine and its process is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coppice.clock import Clock
+from coppice.store import Entry, Store
+from coppice.work import names
+from coppice.work.contents import MAX_TEXT_BYTES, json_from_bytes, json_to_bytes
+from coppice.work.errors import BadContent, Superseded
+from coppice.work.waiting import Every
+
+BEAT_S = 5.0
+"""Seconds between two heartbeats."""
+OFFICE_LEASE_S = 30.0
+"""An office whose file did not change for so long is vacant."""
+
+OFFICES = ("master", "outer", "ncs")
+_FILE = re.compile(
+    rf"(?P<role>master|outer|ncs|evaluator)_(?:(?P<term>\d{{4,9}})|(?P<worker>{names.WORKER}))"
+    r"(?P<ended>\.ended)?\.json"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process, told apart from every other that ever was on any machine."""
+
+    worker: str
+    """Name in the work folder: host, process id and four random digits."""
+    host: str
+    pid: int
+    machine: str
+    """Boot and process-id name space: within one `machine`, a process id means one process..."""
+    birth: str
+    """...together with its start time."""
+    container: str | None = None
+    """The job and task that a cluster gave it, if any."""
+
+    @classmethod
+    def of_this_process(cls) -> Identity:
+        """Read from the operating system and, in an OpenPAI container, its environment."""
+        host = socket.gethostname() or "unknown"
+        pid = os.getpid()
+        tidy = re.sub(r"[^A-Za-z0-9]+", "-", host)[:40].strip("-") or "host"
+        job = os.environ.get("PAI_JOB_NAME")
+        role = os.environ.get("PAI_CURRENT_TASK_ROLE_NAME", "")
+        index = os.environ.get("PAI_CURRENT_TASK_ROLE_CURRENT_TASK_INDEX", "")
+        return cls(
+            worker=f"{tidy}-{pid}-{random.SystemRandom().randrange(16**4):04x}",
+            host=host,
+            pid=pid,
+            machine=_machine(),
+            birth=_birth(pid) or "",
+            container=f"{job} {role} {index}".strip() if job else None,
+        )
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""  # not Linux: nobody here is ever known to be dead, only silent
+
+
+def _birth(pid: int) -> str | None:
+    """The start time of a living process, None if there is none (or it is a zombie)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def gone_from_this_machine(content: dict[str, Any]) -> bool:
+    """Whether the process that wrote this role file is known to be dead: it ran here and is no more."""
+    machine, pid, birth = content.get("machine"), content.get("pid"), content.get("birth")
+    return bool(machine) and machine == _machine() and isinstance(pid, int) and _birth(pid) != birth
+
+
+@dataclass(frozen=True, slots=True)
+class RoleFile:
+    """One file of roles/, from its name."""
+
+    name: str
+    role: str
+    term: int | None
+    worker: str | None
+    ended: bool
+    mtime_ms: int
+
+    @property
+    def path(self) -> str:
+        """Relative to the work folder."""
+        return f"{names.ROLES}/{self.name}"
+
+
+def role_files(store: Store) -> list[RoleFile]:
+    """All of roles/; foreign names are left out."""
+    return [file for entry in store.list(names.ROLES) if (file := _role_file(entry)) is not None]
+
+
+def _role_file(entry: Entry) -> RoleFile | None:
+    match = _FILE.fullmatch(entry.name)
+    if match is None or entry.is_folder:
+        return None
+    term = int(match["term"]) if match["term"] else None
+    return RoleFile(entry.name, match["role"], term, match["worker"], bool(match["ended"]), entry.mtime_ms)
+
+
+def read_role_file(store: Store, path: str) -> dict[str, Any] | None:
+    """Its content; None where the file is gone or damaged."""
+    data = store.read(path, MAX_TEXT_BYTES)
+    try:
+        return None if data is None else json_from_bytes(data, path)
+    except BadContent:
+        return None
+
+
+class LeaseWatch:
+    """Finds the files whose mtime has not changed for `lease_s` while this watcher looked on."""
+
+    def __init__(self, clock: Clock, lease_s: float) -> None:
+        self._clock = clock
+        self.lease_s = lease_s
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def stale(self, mtimes: dict[str, int]) -> list[str]:
+        """`mtimes`: name to mtime_ms, all files watched, as just listed. Returns the stale names."""
+        now = self._clock.monotonic()
+        seen = {}
+        for name, mtime in mtimes.items():
+            before = self._seen.get(name)
+            seen[name] = before if before is not None and before[0] == mtime else (mtime, now)
+        self._seen = seen
+        return [name for name, (_, since) in seen.items() if now - since >= self.lease_s]
+
+
+class Presence:
+    """This process's file in roles/, while it is there."""
+
+    def __init__(self, store: Store, clock: Clock, path: str, role: str, content: bytes) -> None:
+        self._store = store
+        self._path = path
+        self._role = role
+        self._content = content
+        self._beat = Every(clock, BEAT_S)
+
+    def beat(self) -> None:
+        """Touch the file if it is time.
+
+        Raises `Superseded` if an office's file is gone: someone took this process for dead and its office
+        over. An evaluator, of which there may be many, just writes its file again.
+        """
+        if not self._beat.due() or self._store.touch(self._path):
+            return
+        if self._role == "evaluator":
+            self._store.replace(self._path, self._content)
+        else:
+            raise Superseded(
+                f"{self._role}: another process has taken over (this one was silent for too long); "
+                "ending without writing anything more"
+            )
+
+    def end(self) -> None:
+        """Say that the role ended by itself."""
+        self._store.rename(self._path, self._path.removesuffix(".json") + ".ended.json")
+
+
+def _content(role: str, me: Identity, clock: Clock) -> bytes:
+    return json_to_bytes(
+        {
+            "role": role,
+            "worker": me.worker,
+            "host": me.host,
+            "pid": me.pid,
+            "machine": me.machine,
+            "birth": me.birth,
+            "container": me.container,
+            "started": clock.time(),
+        }
+    )
+
+
+def announce_evaluator(store: Store, clock: Clock, me: Identity) -> Presence:
+    """Say that this evaluator is there; tidy away those that died on this machine without a word.
+
+    One that died holding a claim keeps its file: it is what proves the claim dead before its lease is over.
+    """
+    holders = {c.worker for e in store.list(names.CLAIMS) if (c := names.parse_claim(e.name)) is not None}
+    for file in role_files(store):
+        if file.worker is None or file.ended or file.worker in holders:
+            continue
+        content = read_role_file(store, file.path)
+        if content is not None and gone_from_this_machine(content):
+            store.delete(file.path)
+    path = evaluator_file(me.worker)
+    content_bytes = _content("evaluator", me, clock)
+    store.replace(path, content_bytes)
+    return Presence(store, clock, path, "evaluator", content_bytes)
+
+
+def evaluator_file(worker: str) -> str:
+    """Where an evaluator says that it is there."""
+    return f"{names.ROLES}/evaluator_{worker}.json"
+
+
+def take_office(
+    store: Store,
+    clock: Clock,
+    me: Identity,
+    role: str,
+    pause: Callable[[], None],
+    say: Callable[[str], None],
+) -> Presence:
+    """Become the one `role` of this work folder; wait while another process lives that is it.
+
+    The term of office is one more than the highest there is, and creating its file decides a race. `pause`
+    waits a little and may raise to give up.
+    """
+    watch = LeaseWatch(clock, OFFICE_LEASE_S)
+    told: str | None = None
+    while True:
+        terms = {file.term: file for file in role_files(store) if file.role == role and file.term is not None}
+        last = terms[max(terms)] if terms else None
+        if last is not None and not last.ended:
+            content = read_role_file(store, last.path) or {}
+            stale = watch.stale({last.name: last.mtime_ms})
+            if not stale and not gone_from_this_machine(content):
+                if told != last.name:
+                    told = last.name
+                    where = f"{content.get('host', 'another machine')} (process {content.get('pid', '?')})"
+                    say(f"{where} is the {role} here; waiting to take over should it fall silent")
+                pause()
+                continue
+        term = (max(terms) if terms else 0) + 1
+        path = f"{names.ROLES}/{role}_{term:04d}.json"
+        mine = _content(role, me, clock)
+        if store.create(path, mine):
+            store.delete_many([file.path for file in terms.values()])
+            return Presence(store, clock, path, role, mine)
+        watch = LeaseWatch(clock, OFFICE_LEASE_S)

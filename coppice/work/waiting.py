@@ -1,0 +1,51 @@
+"""Waiting for files: quick at first, patient later, quick again as soon as something happened."""
+
+from __future__ import annotations
+
+import random
+
+from coppice.clock import Clock
+
+
+class Backoff:
+    """Pauses that grow from `first_s` to `longest_s` by doubling, each with up to 25 % of jitter."""
+
+    def __init__(
+        self, clock: Clock, rng: random.Random, first_s: float = 0.01, longest_s: float = 1.0
+    ) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._next_s = first_s
+        self.waited_s = 0.0
+        """Since the last `reset`."""
+
+    def reset(self) -> None:
+        """Something happened: start afresh."""
+        self._next_s = self._first_s
+        self.waited_s = 0.0
+
+    def pause(self) -> None:
+        """Wait for the next interval."""
+        interval = self._next_s * (0.75 + 0.25 * self._rng.random())
+        self._clock.sleep(interval)
+        self.waited_s += interval
+        self._next_s = min(self._longest_s, self._next_s * 2)
+
+
+class Every:
+    """Says `due` at most once in `interval_s`: for things worth doing now and then inside a busy loop."""
+
+    def __init__(self, clock: Clock, interval_s: float, at_once: bool = False) -> None:
+        self._clock = clock
+        self.interval_s = interval_s
+        self._last = clock.monotonic() - (interval_s if at_once else 0.0)
+
+    def due(self) -> bool:
+        """True if the interval has passed since it was last True."""
+        now = self._clock.monotonic()
+        if now - self._last < self.interval_s:
+            return False
+        self._last = now
+        return True

@@ -1,0 +1,139 @@
+"""A whole run in one process, without a work folder: exactly what the four jobs do, in their order.
+
+Also a command, for tuning run files:
+
+    python -m tests.pruning.local_run jobs/digits.yaml [--seed 3] [--set surgery.learning_rate=0.05 ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from coppice.pruning.contract import Measure, Outcome
+from coppice.pruning.pruner import TorchPruner
+from coppice.pruning.scoring import TorchScorer
+from coppice.runfile import RunFile, load_run_file, parse_run_file
+from coppice.search import make_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """What came of it."""
+
+    outcome: Outcome
+    rounds: list[Measure]
+    searches: int
+    evaluations: int
+    train_s: float
+    search_s: float
+
+
+def run_locally(run: RunFile, say: bool = False) -> LocalRun:
+    """Reference, rounds of [search, cut,] surgery and a measure, then the test set."""
+    began = time.monotonic()
+    search_s = 0.0
+    pruner = TorchPruner(run)
+    pruner.train_reference(run.reference.iterations, _tick)
+    x, y = pruner.samples()
+    rounds: list[Measure] = []
+    searches = evaluations = 0
+    while pruner.iteration < run.rounds.tmax:
+        iterations = min(run.rounds.iterations, run.rounds.tmax - pruner.iteration)
+        found = ""
+        if pruner.iteration < run.surgery.prune_until:
+            searches += 1
+            at = time.monotonic()
+            scorer = TorchScorer.build(run, pruner.weights(), x, y, pruner.reference_accuracy)
+            fitness, told = search(run, pruner, scorer, searches)
+            evaluations += told
+            search_s += time.monotonic() - at
+            found = f"search {fitness if fitness > 1 else 1 / fitness:7.2f}"
+        pruner.train(iterations, _tick)
+        measure = pruner.measure(_tick)
+        rounds.append(measure)
+        if say:
+            print(
+                f"{pruner.iteration:6d} {found:14s} {measure.compression:7.2f}x acc {measure.accuracy:.4f} "
+                f"{'ok ' if measure.feasible else 'low'} ref {pruner.reference_accuracy:.4f} loss {pruner.loss():.4f} "
+                f"kept {measure.layer_remaining} crates {np.round(pruner.crates, 2)}",
+                file=sys.stderr,
+            )
+    outcome = pruner.finish(_tick)
+    train_s = time.monotonic() - began - search_s
+    return LocalRun(outcome, rounds, searches, evaluations, train_s, search_s)
+
+
+def search(run: RunFile, pruner: TorchPruner, scorer: TorchScorer, number: int) -> tuple[float, int]:
+    """Search number `number`, and its cut; gives the fitness found and the evaluations made."""
+    start = pruner.start_crates()
+    searched = pruner.searched_layers(number)
+    optimizer = make_optimizer(
+        run.search.method,
+        start=start[searched],
+        lower=run.search.lower,
+        upper=run.search.upper,
+        population=run.search.population,
+        evaluations=run.search.evaluations,
+        sigma=run.search.sigma,
+        seed=(run.seed, number),
+    )
+    while not optimizer.done:
+        rows = optimizer.ask()
+        solutions = np.repeat(start[None, :], len(rows), axis=0)  # (rows, layers)
+        solutions[:, searched] = rows
+        optimizer.tell(np.array([scorer.score(x, _tick).fitness for x in solutions]))
+    best = start.copy()
+    best[searched] = optimizer.best_solution
+    pruner.apply(best, optimizer.best_fitness)
+    return optimizer.best_fitness, optimizer.evaluations
+
+
+def changed(run: RunFile, settings: list[str]) -> RunFile:
+    """`run` with settings such as 'search.sigma=0.2'; the values are YAML."""
+    content: dict[str, Any] = run.model_dump()
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        *sections, last = key.split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[last] = yaml.safe_load(value)
+    return parse_run_file(content, "--set")
+
+
+def _tick() -> None:
+    pass
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Run a run file in one process.")
+    parser.add_argument("run_file")
+    parser.add_argument("--seed", type=int, nargs="*", default=[])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--quiet", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    base = changed(load_run_file(given.run_file), given.set)
+    for seed in given.seed or [base.seed]:
+        local = run_locally(base.model_copy(update={"seed": seed}), say=not given.quiet)
+        out, best = local.outcome, local.outcome.measure
+        print(
+            f"seed {seed}: {best.compression:.1f}x ({best.parameters_remaining} of {best.parameters_total}), "
+            f"test {out.pruned_accuracy:.4f} (reference {out.reference_accuracy:.4f}), "
+            f"held out {best.accuracy:.4f}, train {local.train_s:.0f} s, "
+            f"{local.evaluations} evaluations {local.search_s:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

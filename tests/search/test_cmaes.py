@@ -1,0 +1,96 @@
+"""CMA-ES: the package's own run where nothing is added to it, and the restarts that we add."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import cmaes
+import numpy as np
+import pytest
+
+from coppice.search.cmaes import CMAES
+from coppice.search.optimizer import Float64s
+
+
+def search(**changes: Any) -> CMAES:
+    usual: dict[str, Any] = {
+        "start": np.array([0.25, 0.5, 0.75]),
+        "lower": 0.0,
+        "upper": 1.0,
+        "population": 6,
+        "evaluations": 600,
+        "sigma": None,
+        "seed": 3,
+    }
+    return CMAES(**(usual | changes))
+
+
+def slope(x: Float64s) -> Float64s:
+    return np.asarray(((x - [0.3, 0.9, 0.1]) ** 2 * [1.0, 10.0, 100.0]).sum(axis=1))
+
+
+@pytest.mark.parametrize("sigma", [None, 0.1])
+def test_in_the_unit_cube_it_is_the_package_at_the_same_seeds(sigma: float | None) -> None:
+    cube = np.array([[0.0, 1.0]] * 3)
+    package = cmaes.CMA(
+        mean=np.array([0.25, 0.5, 0.75]), sigma=sigma or 0.3, bounds=cube, population_size=6, seed=0
+    )
+    ours = search(sigma=sigma)
+    for generation in range(20):
+        rng = np.random.default_rng(np.random.SeedSequence((1, 3), spawn_key=(generation, 0)))
+        package.reseed_rng(int(rng.integers(2**32)))
+        theirs = np.array([package.ask() for _ in range(6)])
+        if generation == 0:
+            theirs[0] = [0.25, 0.5, 0.75]
+        np.testing.assert_array_equal(ours.ask(), theirs)
+        ours.tell(slope(theirs))
+        package.tell(list(zip(theirs, slope(theirs).tolist(), strict=True)))
+
+
+def test_the_box_only_stretches_the_search() -> None:
+    """Boxes of powers of two, so that stretching rounds nothing; also where absolute tolerances of the
+    package would end every search at once."""
+    small, large = search(), search(start=np.array([0.25, 0.5, 0.75]) * 2**30, upper=2.0**30)
+    while not small.done:
+        np.testing.assert_array_equal(small.ask() * 2**30, large.ask())
+        small.tell(slope(small.ask()))
+        large.tell(slope(large.ask() / 2**30))
+
+
+def test_it_finds_the_bottom_of_a_bowl() -> None:
+    ours = search(evaluations=1500)
+    while not ours.done:
+        ours.tell(slope(ours.ask()))
+    assert ours.best_fitness < 1e-12
+
+
+def test_when_converged_it_starts_again_elsewhere() -> None:
+    """Two valleys, the wider one worse: a converged search alone would stay in it."""
+
+    def valleys(x: Float64s) -> Float64s:
+        wide = 0.5 + ((x - 0.7) ** 2).sum(axis=1)
+        narrow = 50 * ((x - 0.1) ** 2).sum(axis=1)
+        return np.asarray(np.minimum(wide, narrow))
+
+    ours, spreads = search(start=np.full(2, 0.8), sigma=0.05, evaluations=12000), []
+    while not ours.done:
+        asked = ours.ask()
+        spreads.append(asked.std())
+        ours.tell(valleys(asked))
+    narrow = [spread < 1e-6 for spread in spreads]
+    restarts = sum(before and not after for before, after in pairwise(narrow))
+    assert restarts >= 3
+    assert ours.best_fitness < 0.1
+
+
+def test_on_a_plain_it_starts_again() -> None:
+    """All infeasible, all the same: sooner or later another place is tried."""
+    ours, means = search(evaluations=1200, sigma=0.01), []
+    while not ours.done:
+        asked = ours.ask()
+        means.append(asked.mean(axis=0))
+        ours.tell(np.full(len(asked), 1.1))
+    jumps = np.linalg.norm(np.diff(means, axis=0), axis=1)
+    assert (jumps > 0.1).any()
+    assert (jumps < 0.05).mean() > 0.5
