@@ -114,8 +114,9 @@ class ConstraintSection(_Section):
     accuracy_drop: float = Field(default=0.0, ge=0, le=1)
     """Accuracy that may be lost against the reference, as a fraction (0.005: half a percent)."""
     search_drop: float | None = Field(default=None, ge=0, le=1)
-    """What the first search may lose right after its cut, since surgery repairs it afterwards; from there it
-    falls evenly to accuracy_drop at surgery.prune_until. Default: accuracy_drop."""
+    """Accuracy that a search may give up right after its cut, since surgery repairs it afterwards. Where the
+    last cut is not repaired yet, that is accuracy_drop is not kept, the next search may give up no more than
+    accuracy_drop. Default: accuracy_drop."""
     samples: int = Field(default=500, ge=1)
     """How many training samples are held out for it."""
 

@@ -68,6 +68,7 @@ class TorchPruner:
         self.limits: tuple[float, ...] = (0.0,) * len(self.found)
         self.reference: Tensors = {}
         self.best: Best | None = None
+        self.repaired = True  # the last measure kept the constraint, so that a search may cut hard
         self.mean_loss = torch.zeros((), device=self._device)
         self.losses = 0
         self._batches = {
@@ -98,9 +99,8 @@ class TorchPruner:
         return self._samples
 
     def weights(self) -> bytes:
-        """See `Pruner.weights`; how far the searches are (0 to 1) is kept beside the tensors."""
-        progress = min(1.0, self.iteration / max(1, self.run.surgery.prune_until))
-        return pack(self._tensors(), {"progress": progress})
+        """See `Pruner.weights`; beside the tensors stands whether surgery had repaired the last cut."""
+        return pack(self._tensors(), {"repaired": self.repaired})
 
     def start_crates(self) -> Float64s:
         """The crates in force, inside the search's box."""
@@ -162,6 +162,7 @@ class TorchPruner:
             accuracy=(samples - errors) / samples,
             feasible=errors <= allowed,
         )
+        self.repaired = measure.feasible
         if measure.feasible and (self.best is None or self.best.beaten_by(measure)):
             tensors = {name: tensor.detach().clone() for name, tensor in model_tensors(self.model).items()}
             masks = {name: mask.clone() for name, mask in self.masks.items()}
@@ -238,7 +239,7 @@ class TorchPruner:
             return
         with torch.no_grad():
             for name, tensor in model_tensors(self.model).items():
-                (self.sgd.values[name] if name in self.sgd.values else tensor).copy_(self.best.tensors[name])
+                self.sgd.values.get(name, tensor).copy_(self.best.tensors[name])
         self.sgd.forget()
         self.crates = self.best.crates.copy()
         self.masks = {name: mask.clone() for name, mask in self.best.masks.items()}

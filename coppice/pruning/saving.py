@@ -49,6 +49,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "crates": pruner.crates.tolist(),
         "limits": list(pruner.limits),
         "losses": pruner.losses,
+        "repaired": pruner.repaired,
         "best": None if best is None else best.info(),
     }
     return pack(tensors, info)
@@ -101,6 +102,7 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, Any])
     pruner.crates = np.array(info["crates"], dtype=np.float64)
     pruner.limits = tuple(info["limits"])
     pruner.losses = info["losses"]
+    pruner.repaired = info["repaired"]
     pruner.best = (
         None if info["best"] is None else best_from(info["best"], groups["best"], groups["best_mask"])
     )

@@ -99,9 +99,6 @@ def judge(errors: int, allowed: int, samples: int, remaining: int, total: int) -
 
 def search_drop(constraint: ConstraintSection, info: dict[str, Any]) -> float:
     """The accuracy that this search may give up; `info` is what `Pruner.weights` says beside the weights."""
-    progress = info.get("progress", 0.0)
-    if not isinstance(progress, int | float) or not 0.0 <= progress <= 1.0:
-        raise CoppiceError(f"model weights: progress {progress!r} is not in [0, 1]")
-    end = constraint.accuracy_drop
-    begin = constraint.search_drop if constraint.search_drop is not None else end
-    return begin + (end - begin) * float(progress)
+    if constraint.search_drop is None or not info.get("repaired", True):
+        return constraint.accuracy_drop
+    return constraint.search_drop

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from typing import Any
+from urllib.parse import unquote
 
 import requests
 from hdfs.client import InsecureClient, TokenClient
@@ -55,7 +56,7 @@ class _Careful:
 
     def _request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         operation = str(kwargs["params"]["op"])
-        what = f"{operation} {url.removeprefix(self.server + STANDARD_API) or '/'}"
+        what = f"{operation} {unquote(url.removeprefix(self.server + STANDARD_API)) or '/'}"
         if self.address.api != STANDARD_API:
             url = self.server + self.address.api + url.removeprefix(self.server + STANDARD_API)
         if self.data_at_once and operation == "CREATE":
@@ -88,6 +89,7 @@ class _Careful:
         NameNode has put into the Location.
         """
         session: requests.Session = self._session  # type: ignore[attr-defined]
+        timeout: tuple[float, float] = self._timeout  # type: ignore[attr-defined]
         for _ in range(_MOST_REDIRECTS):
             if not reply.is_redirect:
                 return self._checked(reply, what)
@@ -99,7 +101,7 @@ class _Careful:
             try:
                 reply.content  # noqa: B018 - read to its end, so that the connection is kept
                 settings = session.merge_environment_settings(location, {}, stream, None, None)
-                reply = session.send(request, timeout=self._timeout, allow_redirects=False, **settings)  # type: ignore[attr-defined]
+                reply = session.send(request, timeout=timeout, allow_redirects=False, **settings)
             except requests.RequestException as error:
                 failure = request_error(error, what, server)
                 if isinstance(failure, TransientStoreError):  # no NotServing: the NameNode did its part
@@ -115,7 +117,9 @@ class _Careful:
                 )
             return reply
         with reply:
-            raise self._hidden(remote_error(reply, what, self.address.user or "this login"))
+            raise self._hidden(
+                remote_error(reply, f"{what} at {self.server}", self.address.user or "this login")
+            )
 
     def _hidden(self, error: StoreError) -> StoreError:
         """No server's message may show our token."""

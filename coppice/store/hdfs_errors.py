@@ -25,8 +25,13 @@ _TRANSIENT = (
     "RecoveryInProgressException",
     "NoHttpResponseException",
 )
-_QUOTA = ("NSQuotaExceededException", "DSQuotaExceededException", "QuotaExceededException")
-_QUOTA += ("QuotaByStorageTypeExceededException", "ClusterStorageCapacityExceededException")
+_QUOTA = (
+    "NSQuotaExceededException",
+    "DSQuotaExceededException",
+    "QuotaExceededException",
+    "QuotaByStorageTypeExceededException",
+    "ClusterStorageCapacityExceededException",
+)
 _LIMITS = ("PathComponentTooLongException", "MaxDirectoryItemsExceededException")
 
 
@@ -43,7 +48,7 @@ class Occupied(PermanentStoreError):
 
 
 def remote_error(reply: requests.Response, what: str, user: str) -> StoreError:
-    """The store's error for a reply of 400 and above; decided by the Java exception, for 403 is all of them."""
+    """The store's error for a reply of 400 and above, by the Java exception: a 403 can be any of them."""
     name, message = _remote_exception(reply)
     said = f"cannot {what}: {name}: {message}" if name else f"cannot {what}: HTTP status {reply.status_code}"
     # A standby that is shown a token wraps its excuse in a SecurityException.

@@ -62,7 +62,8 @@ def run_locally(run: RunFile, say: bool = False) -> LocalRun:
         if say:
             print(
                 f"{pruner.iteration:6d} {found:14s} {measure.compression:7.2f}x acc {measure.accuracy:.4f} "
-                f"{'ok ' if measure.feasible else 'low'} ref {pruner.reference_accuracy:.4f} loss {pruner.loss():.4f} "
+                f"{'ok ' if measure.feasible else 'low'} ref {pruner.reference_accuracy:.4f} "
+                f"loss {pruner.loss():.4f} "
                 f"kept {measure.layer_remaining} crates {np.round(pruner.crates, 2)}",
                 file=sys.stderr,
             )

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from coppice.pruning.layers import PrunableLayer
+from coppice.pruning.masks import (
+    count_kept,
+    cut,
+    cut_masks,
+    open_masks,
+    operate,
+    put_mask,
+    spread,
+    threshold,
+    thresholds,
+    unit_mask,
+)
+
+weights = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    elements=st.floats(-3, 3, width=32, allow_subnormal=False),
+)
+crates = st.floats(-5, 12)
+
+
+@given(w=weights, c=crates)
+def test_the_threshold_is_numpys(w: np.ndarray, c: float) -> None:
+    magnitude = np.abs(w.astype(np.float64))
+    expected = max(0.0, magnitude.mean() + c * magnitude.std())
+    assert np.isclose(threshold(spread(torch.tensor(w)), c), expected, rtol=1e-6, atol=1e-6)
+
+
+@given(w=weights, c=crates)
+def test_a_cut_keeps_what_reaches_the_threshold(w: np.ndarray, c: float) -> None:
+    t = threshold(spread(torch.tensor(w)), c)
+    mask = cut(torch.tensor(w).abs(), t)
+    assert np.array_equal(mask.numpy(), (np.abs(w) >= np.float32(t)).astype(np.float32))
+    if t == 0:
+        assert mask.all()
+
+
+@given(w=weights, c=st.tuples(crates, crates))
+def test_a_larger_crate_never_keeps_more(w: np.ndarray, c: tuple[float, float]) -> None:
+    tensor = torch.tensor(w)
+    looser, harder = (cut(tensor.abs(), threshold(spread(tensor), x)) for x in sorted(c))
+    assert bool((harder <= looser).all())
+
+
+@given(w=weights, limit=st.floats(0, 3, width=32), seed=st.integers(0, 99))
+def test_surgery_cuts_restores_and_leaves_between(w: np.ndarray, limit: float, seed: int) -> None:
+    before = np.random.default_rng(seed).integers(0, 2, w.shape).astype(np.float32)
+    after = operate(torch.tensor(before), torch.tensor(w), limit).numpy()
+    magnitude, near = np.abs(w).astype(np.float64), 1e-6 * (1 + limit)
+    assert (after[magnitude < 0.9 * limit - near] == 0).all()
+    assert (after[magnitude > 1.1 * limit + near] == 1).all()
+    between = (magnitude > 0.9 * limit + near) & (magnitude < 1.1 * limit - near)
+    assert np.array_equal(after[between], before[between])
+
+
+def test_spliced_weights_come_back() -> None:
+    mask = cut(torch.tensor([[0.5, 2.0]]), 1.0)
+    assert mask.tolist() == [[0, 1]]
+    assert operate(mask, torch.tensor([[1.05, 0.95]]), 1.0).tolist() == [[0, 1]]
+    assert operate(mask, torch.tensor([[-1.2, 0.8]]), 1.0).tolist() == [[1, 0]]
+
+
+def test_extreme_crates_cut_everything_or_nothing() -> None:
+    w = torch.tensor([[0.5, -2.0]])
+    everything = threshold(spread(w), 1e300)
+    assert cut(w.abs(), everything).sum() == 0
+    assert operate(torch.ones_like(w), w, everything).sum() == 0
+    nothing = threshold(spread(w), -1e300)
+    assert nothing == 0
+    assert operate(torch.zeros_like(w), w, nothing).sum() == 2
+
+
+def test_biases_go_with_units_that_have_no_input_left() -> None:
+    layer = PrunableLayer("conv", "conv.weight", "conv.bias", (3, 1, 2, 2))
+    weight = torch.zeros(3, 1, 2, 2)
+    weight[1, 0, 1, 0] = 5.0
+    masks = cut_masks([layer], {"conv.weight": weight.abs()}, [1.0])
+    assert masks["conv.bias"].tolist() == [0, 1, 0]
+    assert torch.equal(masks["conv.bias"], unit_mask(masks["conv.weight"]))
+    assert count_kept(masks) == {"conv.weight": 1, "conv.bias": 1}
+    put_mask(masks, layer, torch.ones(3, 1, 2, 2))
+    assert masks["conv.bias"].tolist() == [1, 1, 1]
+
+
+def test_open_masks_are_ones_and_every_layer_has_its_own_threshold() -> None:
+    layers = [PrunableLayer("a", "a.weight", None, (2, 2)), PrunableLayer("b", "b.weight", None, (1, 2))]
+    values = {"a.weight": torch.tensor([[1.0, 3.0], [1.0, 3.0]]), "b.weight": torch.tensor([[2.0, 2.0]])}
+    assert count_kept(open_masks(layers, values)) == {"a.weight": 4, "b.weight": 2}
+    limits = thresholds([spread(values[layer.weight]) for layer in layers], np.array([0.5, 1.0]))
+    assert limits == (2.5, 2.0)

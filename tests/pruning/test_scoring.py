@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from coppice.errors import CoppiceError
+from coppice.models import build_model
+from coppice.pruning.evaluation import BATCH, allowed_errors, count_errors, pick_device
+from coppice.pruning.pruner import TorchPruner
+from coppice.pruning.scoring import TorchScorer, judge
+from coppice.pruning.tensors import pack, unpack
+from coppice.runfile import RunFile
+from tests.pruning.networks import no_tick, small
+
+
+def trained(run: RunFile) -> TorchPruner:
+    pruner = TorchPruner(run)
+    pruner.train_reference(run.reference.iterations, no_tick)
+    return pruner
+
+
+@pytest.fixture(scope="module")
+def pruner() -> TorchPruner:
+    return trained(small())
+
+
+def scorer_of(pruner: TorchPruner) -> TorchScorer:
+    x, y = pruner.samples()
+    return TorchScorer.build(pruner.run, pruner.weights(), x, y, pruner.reference_accuracy, "cpu")
+
+
+@pytest.mark.parametrize("crates", [[-1.0, -1, -1], [0, 0, 0], [0.3, 1.2, -0.5], [2, 2, 2], [50, 50, 50]])
+def test_a_score_is_what_plain_torch_says(pruner: TorchPruner, crates: list[float]) -> None:
+    run = pruner.run
+    x, y = pruner.samples()
+    score = scorer_of(pruner).score(np.array(crates), no_tick)
+    model = build_model(run.model, 99)
+    tensors, _ = unpack(pruner.weights(), "test")
+    model.load_state_dict(tensors)
+    kept = total = 0
+    with torch.no_grad():
+        for layer, crate in zip(
+            [m for m in model.modules() if isinstance(m, nn.Linear)], crates, strict=True
+        ):
+            w = np.abs(layer.weight.numpy().astype(np.float64))
+            keep = torch.tensor(w >= np.float32(max(0.0, w.mean() + crate * w.std())))
+            layer.weight.mul_(keep)
+            layer.bias.mul_(keep.any(1))
+            kept += int(keep.sum()) + int(keep.any(1).sum())
+            total += layer.weight.numel() + layer.bias.numel()
+        predicted = model(torch.tensor(x)).argmax(1).numpy()
+    errors = int((predicted != y).sum())
+    allowed = round((1 - pruner.reference_accuracy) * len(y)) + 10  # accuracy_drop 0.05 of 200
+    assert score.accuracy == (len(y) - errors) / len(y)
+    assert score.feasible == (errors <= allowed)
+    expected = max(kept, 1) / total if errors <= allowed else 1 + (errors - allowed) / len(y)
+    assert score.fitness == expected
+
+
+def test_scoring_is_repeatable_and_beats(pruner: TorchPruner) -> None:
+    scorer = scorer_of(pruner)
+    assert scorer.layers == 3
+    beats: list[int] = []
+    first = scorer.score(np.array([0.5, 0.5, 0.0]), lambda: beats.append(1))
+    scorer.score(np.array([9.0, 9.0, 9.0]), no_tick)
+    assert scorer.score(np.array([0.5, 0.5, 0.0]), no_tick) == first
+    assert len(beats) >= 1 + len(pruner.samples()[1]) // BATCH
+
+
+@pytest.mark.parametrize("model", ["mlp", "tests.pruning.networks:Normed", "tests.pruning.networks:Shared"])
+def test_what_is_applied_is_what_was_scored(model: str) -> None:
+    run = small(
+        model={"name": model, "arguments": {}}, reference={"iterations": 60}, surgery={"prune_until": 1000}
+    )
+    pruner = trained(run)
+    random = np.random.default_rng(1)
+    for _ in range(4):
+        crates = random.uniform(-0.5, 1.5, len(pruner.layers))
+        score = scorer_of(pruner).score(crates, no_tick)
+        pruner.apply(crates, 0.5)
+        measure = pruner.measure(no_tick)
+        assert (measure.accuracy, measure.feasible) == (score.accuracy, score.feasible)
+        if score.feasible:
+            assert measure.parameters_remaining / measure.parameters_total == score.fitness
+        pruner.train(10, no_tick)  # cut weights move on: the next cut is of other weights
+
+
+@given(
+    samples=st.integers(1, 20_000),
+    errors=st.integers(0, 20_000),
+    allowed_drop=st.integers(0, 1000),
+    scale=st.integers(1, 5),
+)
+def test_the_allowed_errors_are_whole_numbers(
+    samples: int, errors: int, allowed_drop: int, scale: int
+) -> None:
+    errors = min(errors, samples)
+    accuracy = (samples - errors) / samples
+    assert allowed_errors(accuracy, 0.0, samples) == errors
+    assert allowed_errors(accuracy, allowed_drop / samples, samples) == errors + allowed_drop
+    assert allowed_errors(accuracy, (allowed_drop + 0.5) / samples, samples) == errors + allowed_drop
+
+
+def test_the_verdict() -> None:
+    assert judge(5, 5, 100, 30, 60).fitness == 0.5
+    assert judge(5, 5, 100, 30, 60).feasible
+    low = judge(6, 5, 100, 30, 60)
+    assert (low.feasible, low.fitness, low.accuracy) == (False, 1.01, 0.94)
+    assert judge(100, 0, 100, 30, 60).fitness == 2.0
+    assert judge(0, 0, 100, 0, 60).fitness == 1 / 60
+
+
+def test_logits_that_are_not_finite_are_wrong() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(torch.arange(3) == 0, x, torch.zeros(3))
+
+    x = torch.tensor([[1.0], [float("nan")], [float("inf")], [2.0]])
+    assert count_errors(Broken(), x, torch.zeros(4, dtype=torch.int64), no_tick) == 2
+
+
+def test_evaluating_leaves_the_mode_as_it_was() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    x, y = torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)
+    for training in (True, False):
+        model.train(training)
+        count_errors(model, x, y, no_tick)
+        assert model.training == training
+
+
+def test_searches_may_give_up_more_where_the_last_cut_is_repaired(pruner: TorchPruner) -> None:
+    run = small(constraint={"accuracy_drop": 0.05, "search_drop": 0.25})
+    x, y = pruner.samples()
+    errors = round((1 - pruner.reference_accuracy) * len(y))
+    tensors, _ = unpack(pruner.weights(), "test")
+    for info, allowed in ((None, 50), ({"repaired": True}, 50), ({"repaired": False}, 10)):
+        weights = pack(tensors, info)
+        scorer = TorchScorer.build(run, weights, x, y, pruner.reference_accuracy, "cpu")
+        assert scorer.allowed_errors == errors + allowed
+
+
+@pytest.mark.parametrize(
+    "crates", [[0.0, 0.0], [0, 0, 0, 0], [0, float("nan"), 0], [0, 0, float("inf")], 0.0]
+)
+def test_odd_solutions_are_refused(pruner: TorchPruner, crates: list[float]) -> None:
+    with pytest.raises(CoppiceError, match="a solution must be 3 finite numbers"):
+        scorer_of(pruner).score(np.array(crates), no_tick)
+
+
+def test_odd_weights_are_refused(pruner: TorchPruner) -> None:
+    x, y = pruner.samples()
+    good = pruner.weights()
+    tensors, _ = unpack(good, "test")
+    for weights, said in (
+        (b"", "not a whole safetensors file"),
+        (good[:-1], "not a whole safetensors file"),
+        (pack({k: v for k, v in tensors.items() if k != "fc2.bias"}), "'fc2.bias' of the network is missing"),
+        (pack(tensors | {"fc2.bias": torch.zeros(5)}), "'fc2.bias' has shape (5,), the network needs (12,)"),
+        (pack(tensors | {"fc9.bias": torch.zeros(5)}), "'fc9.bias', which the network does not have"),
+        (pack(tensors | {"fc2.bias": torch.full((12,), float("nan"))}), "holds NaN"),
+    ):
+        with pytest.raises(CoppiceError) as caught:
+            TorchScorer.build(pruner.run, weights, x, y, pruner.reference_accuracy, "cpu")
+        assert said in str(caught.value)
+
+
+def test_devices() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(CoppiceError, match="unknown device 'gpu'"):
+        pick_device("gpu")
+    with pytest.raises(CoppiceError, match="'meta' is not supported"):
+        pick_device("meta")
+    with pytest.raises(CoppiceError, match="there is no cuda:99 here"):
+        pick_device("cuda:99")

@@ -1,0 +1,84 @@
+"""Whole runs of the real role code, with stand-ins for training and scoring."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from coppice.pruning.contract import Float64s, Score, Tick
+from coppice.roles.status import read_status
+from coppice.store import Store, open_store
+from coppice.work import names
+from tests.roles.threads import history_of, result_of, run_all, small_run
+from tests.support.homes import HomeSpec, over_homes
+from tests.support.standins import CheapScorer
+
+
+def _memory(name: str) -> Store:
+    return open_store(f"memory:{name}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Store:
+    """The run that all others are compared with: one evaluator, in memory."""
+    run_all(lambda: _memory("undisturbed"), small_run(), evaluators=1)
+    return _memory("undisturbed")
+
+
+def test_a_run_prunes_and_says_so(undisturbed: Store) -> None:
+    result = result_of(undisturbed)
+    assert result["rounds"] == 3
+    assert result["searches"] == 2
+    assert result["evaluations"] == 22
+    assert result["compression"] > 1.5
+    assert [r["iterations"] for r in result["round_history"]] == [40, 40, 30]
+    assert undisturbed.read(names.NEW_ITR, 100) is not None
+    first_line = (undisturbed.read(names.NEW_ITR) or b"").decode().splitlines()[0]
+    assert first_line == "over"
+    assert (undisturbed.read(names.NCS_START) or b"").decode().splitlines()[0] == "exit"
+    status = read_status(undisturbed)
+    assert status.state == "over"
+    assert {role.state for role in status.roles} == {"ended"}
+
+
+def test_nothing_but_the_result_is_left_of_the_search(undisturbed: Store) -> None:
+    top = [entry.name for entry in undisturbed.list()]
+    assert not [name for name in top if name.startswith(("solution_", "fit_solution_"))]
+    assert all(names.is_own(name) for name in top)
+    assert undisturbed.list(names.CLAIMS) == undisturbed.list(names.SCORES) == undisturbed.list(".tmp") == []
+
+
+@pytest.mark.parametrize("evaluators", [1, 5])
+def test_the_history_does_not_depend_on_who_scores(undisturbed: Store, evaluators: int) -> None:
+    class Uneven(CheapScorer):
+        """Takes longer for some solutions, so that scores arrive out of order."""
+
+        def score(self, crates: Float64s, tick: Tick) -> Score:
+            time.sleep(0.02 * (int(crates.sum() * 1000) % 3))
+            return super().score(crates, tick)
+
+    name = f"uneven{evaluators}"
+    run_all(lambda: _memory(name), small_run(), evaluators=evaluators, make_scorer=Uneven)
+    assert history_of(_memory(name)) == history_of(undisturbed)
+    assert result_of(_memory(name)) == result_of(undisturbed)
+
+
+def test_another_seed_searches_elsewhere(undisturbed: Store) -> None:
+    run_all(lambda: _memory("seed8"), small_run(seed=8))
+    assert history_of(_memory("seed8"))[2:] != history_of(undisturbed)[2:]
+
+
+@pytest.mark.parametrize("method", ["cmaes", "random"])
+def test_other_methods_fit_in(method: str) -> None:
+    name = f"method-{method}"
+    run_all(lambda: _memory(name), small_run(search={"method": method, "population": 4, "evaluations": 9}))
+    assert result_of(_memory(name))["evaluations"] == 18
+
+
+@over_homes()
+def test_every_home_gives_the_same_run(undisturbed: Store, home_spec: HomeSpec) -> None:
+    run_all(lambda: Store(home_spec.open()), small_run(), evaluators=2)
+    store = Store(home_spec.open())
+    assert history_of(store) == history_of(undisturbed)
+    assert result_of(store) == result_of(undisturbed)

@@ -1,0 +1,101 @@
+"""What `Store` promises on every home when nothing fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from coppice.store import TEMPORARY_FOLDER, PermanentStoreError, Store
+from tests.support.failing_home import FailingHome, nothing
+from tests.support.homes import HomeSpec, over_homes
+
+pytestmark = over_homes()
+
+
+def names(store: Store, folder: str = "") -> list[str]:
+    return [entry.name for entry in store.list(folder) if entry.name != TEMPORARY_FOLDER]
+
+
+def test_create_takes_a_name_once(store: Store) -> None:
+    assert store.create("sub/file", b"first")
+    assert not store.create("sub/file", b"second")
+    assert store.read("sub/file") == b"first"
+    assert names(store, "sub") == ["file"]
+    assert store.list(TEMPORARY_FOLDER) == []
+
+
+def test_replace_takes_any_name(store: Store) -> None:
+    store.replace("sub/file", b"first")
+    store.replace("sub/file", b"second", durable=True)
+    assert store.read("sub/file") == b"second"
+    assert names(store, "sub") == ["file"]
+    assert store.list(TEMPORARY_FOLDER) == []
+
+
+def test_rename_makes_the_folder(store: Store) -> None:
+    store.create("file", b"1")
+    assert store.rename("file", "claims/deep/file")
+    assert not store.rename("file", "claims/deep/file2")
+    assert not store.rename("file", "other/file")  # no source: no folder is made for it either
+    assert names(store) == ["claims"]
+
+
+def test_a_folder_that_others_removed_is_made_again(store: Store, home_spec: HomeSpec) -> None:
+    store.create("claims/a", b"a")
+    with Store(home_spec.open()) as other:
+        other.delete_tree("claims")
+    assert store.create("claims/b", b"b")
+    assert names(store, "claims") == ["b"]
+
+
+def test_a_folder_in_the_way_is_told_and_leaves_nothing_behind(store: Store) -> None:
+    store.make_folder("taken")
+    assert not store.create("taken", b"")
+    with pytest.raises(PermanentStoreError, match="taken"):
+        store.replace("taken", b"")
+    store.create("file", b"")
+    with pytest.raises(PermanentStoreError, match="file"):
+        store.create("file/below", b"")
+    assert store.list(TEMPORARY_FOLDER) == []
+
+
+def test_many_at_once_keep_the_order(store: Store) -> None:
+    files = [(f"many/{index:02}", str(index).encode()) for index in range(20)]
+    paths = [path for path, _ in files]
+    assert store.create_many(files) == [True] * 20
+    assert store.create_many([*files[:2], ("many/new", b"")]) == [False, False, True]
+    assert store.read_many([*paths, "many/missing"]) == [*(data for _, data in files), None]
+    assert store.delete_many([*paths, "many/missing"]) == [*[True] * 20, False]
+    assert names(store, "many") == ["new"]
+    assert store.read_many([]) == []
+
+
+def test_many_raise_the_first_error_after_all_have_ended(store: Store) -> None:
+    store.make_folder("folder")
+    files = [("a", b""), ("a/../b", b""), ("folder/x/../y", b""), ("c", b"")]
+    with pytest.raises(PermanentStoreError, match=r"a/\.\./b"):
+        store.create_many(files)
+    assert names(store) == ["a", "c", "folder"]
+
+
+def test_the_good_path_asks_as_little_as_can_be(home_spec: HomeSpec) -> None:
+    home = FailingHome(home_spec.open(), nothing)
+    with Store(home) as store:
+        store.make_folder("claims")
+        store.create("warm", b"")
+        home.log.clear()
+        store.create("a", b"a")
+        assert home.operations == ["put", "rename"]
+        home.log.clear()
+        store.replace("a", b"b")
+        assert home.operations == ["put", "rename_over"]
+        home.log.clear()
+        store.rename("a", "claims/a")
+        store.rename("a", "claims/b")  # a lost race, in a folder that was seen
+        assert home.operations == ["rename", "rename"]
+
+
+def test_deleting_the_root_removes_everything(store: Store) -> None:
+    store.create("a/b", b"")
+    assert store.delete_tree("")
+    assert store.stat("") is None
+    assert store.create("a/b", b"again")
