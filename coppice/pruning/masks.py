@@ -45,6 +45,19 @@ def threshold(of: Spread, crate: float) -> float:
     return float(np.float32(min(max(of.mean + crate * of.std, 0.0), 1e30)))
 
 
+def crate_for(weight: torch.Tensor, keep: int) -> float:
+    """The crate whose threshold keeps the `keep` largest of |w| (more, where magnitudes tie)."""
+    of = spread(weight)
+    magnitude = weight.detach().abs().flatten()
+    if keep >= magnitude.numel():
+        limit = float(magnitude.min())
+    elif keep == 0:
+        limit = 1.001 * float(magnitude.max())
+    else:  # halfway between the last to stay and the first to go, out of the reach of rounding
+        limit = float(torch.topk(magnitude, keep + 1).values[-2:].double().mean())
+    return (limit - of.mean) / of.std if of.std > 0 else 0.0
+
+
 def cut(magnitude: torch.Tensor, limit: float) -> torch.Tensor:
     """The mask of a fresh cut: 1 where |w| >= the threshold; a threshold of 0 keeps everything."""
     return torch.ge(magnitude, limit, out=torch.empty_like(magnitude))

@@ -17,7 +17,16 @@ from coppice.pruning.best import Best
 from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Tick
 from coppice.pruning.evaluation import allowed_errors, count_errors, pick_device, to_device
 from coppice.pruning.layers import find_layers
-from coppice.pruning.masks import count_kept, cut_masks, open_masks, operate, put_mask, spread, thresholds
+from coppice.pruning.masks import (
+    count_kept,
+    crate_for,
+    cut_masks,
+    open_masks,
+    operate,
+    put_mask,
+    spread,
+    thresholds,
+)
 from coppice.pruning.randomness import Batches, Purpose, generator, torch_seed
 from coppice.pruning.saving import load_state, save_state
 from coppice.pruning.sgd import MaskedSGD, learning_rate
@@ -65,7 +74,7 @@ class TorchPruner:
         self.crates: Float64s = np.zeros(len(self.found))
         self.sgd = MaskedSGD(self.model)
         self.masks = open_masks(self.found, self.sgd.values)
-        self.limits: tuple[float, ...] = (0.0,) * len(self.found)
+        self.limits: tuple[float, ...] | None = None  # thresholds; none before the first cut
         self.reference: Tensors = {}
         self.best: Best | None = None
         self.repaired = True  # the last measure kept the constraint, so that a search may cut hard
@@ -103,8 +112,16 @@ class TorchPruner:
         return pack(self._tensors(), {"repaired": self.repaired})
 
     def start_crates(self) -> Float64s:
-        """The crates in force, inside the search's box."""
-        return np.clip(self.crates, self.run.search.lower, self.run.search.upper)
+        """Crates whose fresh cut keeps as many weights in each layer as the masks do now: the crates in
+        force, put in terms of the weights as they have become since. Zeros before the first cut. Inside
+        the search's box."""
+        crates = self.crates
+        if self.limits is not None:
+            kept = count_kept({layer.weight: self.masks[layer.weight] for layer in self.found})
+            crates = np.array(
+                [crate_for(self.sgd.values[layer.weight], kept[layer.weight]) for layer in self.found]
+            )
+        return np.clip(crates, self.run.search.lower, self.run.search.upper)
 
     def searched_layers(self, search: int) -> npt.NDArray[np.bool_]:
         """Each layer with probability 1 / (1 + gamma * iteration), as in OLMP; one at least."""
@@ -225,6 +242,8 @@ class TorchPruner:
 
     def _operate(self, iteration: int) -> None:
         """Surgery on each layer's mask with probability 1 / (1 + gamma * iteration)."""
+        if self.limits is None:
+            return
         draws = generator(self.run.seed, Purpose.MASKS, iteration).random(len(self.found))
         chance = 1.0 / (1.0 + self.run.surgery.gamma * iteration)
         for layer, limit, draw in zip(self.found, self.limits, draws, strict=True):

@@ -47,7 +47,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "reference_left": pruner.reference_left,
         "reference_accuracy": None if pruner.reference_left else pruner.reference_accuracy,
         "crates": pruner.crates.tolist(),
-        "limits": list(pruner.limits),
+        "limits": None if pruner.limits is None else list(pruner.limits),
         "losses": pruner.losses,
         "repaired": pruner.repaired,
         "best": None if best is None else best.info(),
@@ -100,7 +100,7 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, Any])
     accuracy = info["reference_accuracy"]
     pruner.reference_accuracy = float("nan") if accuracy is None else accuracy
     pruner.crates = np.array(info["crates"], dtype=np.float64)
-    pruner.limits = tuple(info["limits"])
+    pruner.limits = None if info["limits"] is None else tuple(info["limits"])
     pruner.losses = info["losses"]
     pruner.repaired = info["repaired"]
     pruner.best = (

@@ -25,6 +25,7 @@ from coppice.work.presence import (
     evaluator_file,
     gone_from_this_machine,
     read_role_file,
+    role_files,
 )
 from coppice.work.solutions import (
     Claim,
@@ -38,6 +39,12 @@ from coppice.work.waiting import Every
 
 MakeScorer = Callable[[RunFile, bytes, npt.NDArray[np.float32], npt.NDArray[np.int64], float], Scorer]
 """(run, weights, x, y, reference accuracy) -> scorer."""
+
+
+COUNT_S = 10.0
+"""How often an evaluator counts its peers."""
+FIT_FILE_DELAY_S = 0.3
+"""On a home where a file with content is dear, a generation must stand so long to get its fit files."""
 
 
 class _ClaimLost(Exception):
@@ -70,6 +77,8 @@ class _Evaluator:
         self.samples: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], float] | None = None
         self.watch = LeaseWatch(context.clock, run.evaluators.lease_s)
         self.watch_now = Every(context.clock, min(2.0, run.evaluators.lease_s / 4))
+        self.count_now = Every(context.clock, COUNT_S, at_once=True)
+        self.place = 0.0
         self.fit_files = FitFiles(context)
 
     def serve(self) -> None:
@@ -93,8 +102,8 @@ class _Evaluator:
         """Work through a listing until others are seen to be working through it too; True: scored some."""
         scorable = {number for e in entries if (number := names.parse_weights(e.name)) is not None}
         todo = [w for w in waiting if w.id.search in scorable]
-        # Evaluators that start at different places seldom reach for the same solution.
-        first = self.context.rng.randrange(len(todo)) if todo else 0
+        # Evaluators that each begin at a place of their own seldom reach for the same solution.
+        first = int(len(todo) * self._my_place()) if todo else 0
         scored = missed = 0
         for solution in todo[first:] + todo[:first]:
             mine = claim(self.store, solution, self.context.me.worker)
@@ -106,6 +115,14 @@ class _Evaluator:
                 if missed == 2:
                     break
         return scored > 0
+
+    def _my_place(self) -> float:
+        """Where among its peers this evaluator stands, in [0, 1)."""
+        if self.count_now.due():
+            peers = sorted(f.worker for f in role_files(self.store) if f.worker is not None and not f.ended)
+            me = self.context.me.worker
+            self.place = peers.index(me) / len(peers) if me in peers else self.context.rng.random()
+        return self.place
 
     # One solution
 
@@ -209,7 +226,8 @@ class FitFiles:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._store: Store = context.store
-        self._queue: queue.SimpleQueue[tuple[SolutionId, Float64s, float]] = queue.SimpleQueue()
+        self._delay_s = FIT_FILE_DELAY_S if context.store.home.parallel > 1 else 0.0
+        self._queue: queue.SimpleQueue[tuple[float, SolutionId, Float64s, float]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.newest = (0, 0)
         """Search and generation last seen to be under way."""
@@ -219,19 +237,24 @@ class FitFiles:
         if not self._context.background:
             self._write(id_, crates, fitness)
             return
-        self._queue.put((id_, crates, fitness))
+        self._queue.put((self._context.clock.monotonic() + self._delay_s, id_, crates, fitness))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="fit files", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
+        clock = self._context.clock
         try:
             while True:
-                self._write(*self._queue.get())
-        except (StoreError, Stopped) as error:
+                due, id_, crates, fitness = self._queue.get()
+                if due > clock.monotonic():
+                    clock.sleep(max(0.0, due - clock.monotonic()))
+                self._write(id_, crates, fitness)
+        except Stopped:
+            return
+        except StoreError as error:
             # Not this role's undoing: where nothing can be written, announcing the next score says so.
-            if not isinstance(error, Stopped):
-                self._context.say(f"fit files are no longer written: {error}")
+            self._context.say(f"fit files are no longer written: {error}")
 
     def _write(self, id_: SolutionId, crates: Float64s, fitness: float) -> None:
         if _generation(id_) >= self.newest:

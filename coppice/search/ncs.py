@@ -141,7 +141,7 @@ class NCS(GenerationalOptimizer):
         successes = take(state, "successes", np.int64, (n,))
         if not np.all((x >= self._lower) & (x <= self._upper)):
             raise CoppiceError("search state: 'x' leaves the box; start afresh")
-        if np.isnan(f).any() or not np.isfinite(f[: min(n, evaluations)]).all():
+        if not np.isfinite(f[: min(n, evaluations)]).all():
             raise CoppiceError("search state: 'f' must be finite; start afresh")
         if not np.all((sigma >= SIGMA_MIN) & (sigma <= SIGMA_MAX)):
             raise CoppiceError("search state: 'sigma' must be positive; start afresh")

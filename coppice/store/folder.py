@@ -85,12 +85,14 @@ class FolderHome(Home):
                 return None
             raise self._explain(error, "read", path) from error
         try:
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                content = b"" if size > max_bytes else self._read_all(file.fileno(), max_bytes)
+            state = os.fstat(descriptor)
+            self._refuse_device(path, state)
+            content = b"" if state.st_size > max_bytes else self._read_all(descriptor, max_bytes)
         except OSError as error:
             raise self._explain(error, "read", path) from error
-        if size > max_bytes or len(content) > max_bytes:
+        finally:
+            os.close(descriptor)
+        if state.st_size > max_bytes or len(content) > max_bytes:
             raise TooLarge(f"{self._where(path)} has more than the {max_bytes} bytes allowed")
         return content
 
@@ -99,10 +101,10 @@ class FolderHome(Home):
         full = self._path(path)
         try:
             try:
-                self._write(full, data, durable)
+                self._write(path, data, durable)
             except FileNotFoundError:
                 os.makedirs(os.path.dirname(full), exist_ok=True)
-                self._write(full, data, durable)
+                self._write(path, data, durable)
         except OSError as error:
             raise self._explain(error, "write", path) from error
         if durable:
@@ -215,6 +217,11 @@ class FolderHome(Home):
         if stat_bits.S_ISLNK(state.st_mode):
             raise PermanentStoreError(f"{self._where(path)} is a symbolic link; put a real file there")
 
+    def _refuse_device(self, path: str, state: os.stat_result) -> None:
+        if not stat_bits.S_ISREG(state.st_mode):
+            kind = "a folder" if stat_bits.S_ISDIR(state.st_mode) else "no ordinary file"
+            raise PermanentStoreError(f"{self._where(path)} is {kind}; move it away")
+
     def _where(self, path: str) -> str:
         return os.path.join(self.url, path) if path else self.url
 
@@ -226,18 +233,20 @@ class FolderHome(Home):
             left -= len(piece)
         return b"".join(pieces)
 
-    @staticmethod
-    def _write(full: str, data: bytes, durable: bool) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _write(self, path: str, data: bytes, durable: bool) -> None:
+        full = self._path(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         descriptor = os.open(full, flags, 0o666)  # less the umask: other users' roles share the folder
         try:
-            # Closing is where a share reports that the data did not arrive, so it must not go unheard.
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
+            try:
+                self._refuse_device(path, os.fstat(descriptor))
                 rest = memoryview(data)
                 while rest:
-                    rest = rest[file.write(rest) or 0 :]
+                    rest = rest[os.write(descriptor, rest) :]
                 if durable:
-                    os.fsync(file.fileno())
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)  # where a share reports that the data did not arrive
         except OSError:
             try:
                 os.unlink(full)

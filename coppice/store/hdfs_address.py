@@ -50,7 +50,12 @@ def parse_hdfs_url(url: str, environ: Mapping[str, str] | None = None) -> HdfsAd
     WebHDFS under another path, such as /webhdfs/api/v1. Raises `StoreError` with the accepted form.
     """
     environ = os.environ if environ is None else environ
-    parts = urlsplit(url)
+    if any(ord(letter) < 32 for letter in url):
+        raise StoreError(f"{url!r} holds a control character; write {_FORM}")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise StoreError(f"{url!r} is no URL ({error}); write {_FORM}") from error
     user_info, _, hosts = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{hosts}{parts.path}"
     if ":" in user_info:
@@ -59,7 +64,7 @@ def parse_hdfs_url(url: str, environ: Mapping[str, str] | None = None) -> HdfsAd
     servers, ports = [], []
     for each in hosts.split(","):
         match = _HOST.fullmatch(each)
-        if match is None:
+        if match is None or int(match[2] or 1) > 65535:
             raise StoreError(f"{shown}: {each!r} is no host[:port]; write {_FORM}")
         ports.append(int(match[2] or (9871 if secure else 9870)))
         servers.append(f"{'https' if secure else 'http'}://{match[1]}:{ports[-1]}")

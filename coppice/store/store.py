@@ -67,6 +67,7 @@ class Store:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._seen_folders: dict[str, float] = {}
+        self._strays: builtins.list[str] = []
         host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40]
         self._signature = f"{host}-{os.getpid()}"
 
@@ -211,17 +212,15 @@ class Store:
         Every try takes a fresh name: a put that seemed lost may still arrive late, and would truncate the
         file that a later try had finished.
         """
-        abandoned: list[str] = []
         while True:
             name = f"{TEMPORARY_FOLDER}/{self._signature}-{secrets.token_hex(6)}"
             try:
                 self.home.put(name, data, durable)
             except TransientStoreError as error:
-                abandoned.append(name)
+                self._note_stray(name)
                 effort.bear(error)
             else:
-                for each in abandoned:
-                    self._discard(each)
+                self._discard_strays()
                 return name
 
     def _publish_new(self, effort: Effort, temporary: str, path: str) -> bool | None:
@@ -274,11 +273,24 @@ class Store:
             raise
 
     def _discard(self, temporary: str) -> None:
-        """Remove a temporary file if that is easy; a stray one harms nobody."""
+        """Remove a temporary file now, or when the home answers again; a stray one harms nobody meanwhile."""
         try:
             self.home.delete(temporary)
+        except TransientStoreError:
+            self._note_stray(temporary)
         except StoreError:
             pass
+
+    def _note_stray(self, temporary: str) -> None:
+        with self._lock:
+            self._strays.append(temporary)
+
+    def _discard_strays(self) -> None:
+        if self._strays:  # nearly never
+            with self._lock:
+                strays, self._strays = self._strays, []
+            for each in strays:
+                self._discard(each)
 
     def _has_moved(self, source: str, target: str) -> bool:
         return self.home.stat(source) is None and self.home.stat(target) is not None

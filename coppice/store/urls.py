@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from coppice.clock import Clock
 from coppice.store.effort import Retry
@@ -37,7 +37,7 @@ def open_store(
 def open_home(url: str, clock: Clock | None = None) -> Home:
     """The home that `url` names; see `open_store`."""
     scheme, colon, rest = url.partition(":")
-    if not url.strip():
+    if not url.strip() or "\0" in url:
         raise StoreError(f"no store was named; give {ACCEPTED}")
     if colon and scheme in ("webhdfs", "swebhdfs"):
         from coppice.store.hdfs import HdfsHome  # a second's worth of imports that folders do not need
@@ -48,10 +48,10 @@ def open_home(url: str, clock: Clock | None = None) -> Home:
             raise StoreError(f"{url!r} names no memory store; write memory:name")
         return shared_memory_home(rest, clock)
     if colon and scheme == "file":
-        parts = urlsplit(url)
-        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        host, slash, path = rest.removeprefix("//").partition("/")
+        if not rest.startswith("/") or host not in ("", "localhost") or not slash:
             raise StoreError(f"{url!r} names no folder of this machine; write file:///path or the plain path")
-        return FolderHome(unquote(parts.path), clock)
+        return FolderHome(unquote(f"/{path}"), clock)
     if "://" in url or (colon and scheme in ("hdfs", "http", "https")):
         raise StoreError(f"cannot open {url!r}: {scheme}: is no kind of store; give {ACCEPTED}")
     return FolderHome(url, clock)

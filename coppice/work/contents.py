@@ -25,6 +25,11 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_SOLUTION_BYTES = 1 << 20
 """A solution of 100,000 layers would still fit."""
 _MAX_ZIP_ENTRIES = 16
+_ZIP_COUNT = slice(-12, -10)
+"""Where a zip without a comment says how many parts it has, in its last 22 bytes."""
+_MAX_DIMENSION = 2**48
+_MAX_DIMENSIONS = 32
+"""What every numpy can hold."""
 
 
 # Arrays
@@ -58,16 +63,19 @@ def array_from_bytes(data: bytes, name: str) -> npt.NDArray[Any]:
         raise BadContent(f"{name}: not a whole .npy file ({str(error)[:120]})") from error
     if dtype.hasobject or dtype.kind not in "fiub":
         raise BadContent(f"{name}: holds {dtype}, expected plain numbers")
-    if any(not isinstance(n, int) or n < 0 for n in shape):
-        raise BadContent(f"{name}: impossible shape {shape}")
+    if any(type(n) is not int or not 0 <= n <= _MAX_DIMENSION for n in shape) or len(shape) > _MAX_DIMENSIONS:
+        raise BadContent(f"{name}: impossible shape {str(shape)[:80]}")
     body = data[stream.tell() :]
     if len(body) != math.prod(shape) * dtype.itemsize:
         raise BadContent(
-            f"{name}: truncated or damaged: {len(body)} bytes of data where {shape} {dtype} needs "
+            f"{name}: truncated or damaged: {len(body)} bytes of data where {str(shape)[:80]} {dtype} needs "
             f"{math.prod(shape) * dtype.itemsize}"
         )
     flat = np.frombuffer(body, dtype=dtype)
-    return flat.reshape(shape, order="F" if fortran else "C").copy()
+    try:
+        return flat.reshape(shape, order="F" if fortran else "C").copy()
+    except ValueError as error:  # (2**40, 0, 2**40): no bytes, and yet too big for numpy
+        raise BadContent(f"{name}: impossible shape {str(shape)[:80]}") from error
 
 
 def vector_from_bytes(data: bytes, name: str, length: int | None = None) -> Float64s:
@@ -104,6 +112,9 @@ def bundle_from_bytes(data: bytes, name: str) -> dict[str, bytes]:
             infos = bundle.infolist()
             if len(infos) > _MAX_ZIP_ENTRIES or any(i.compress_type != zipfile.ZIP_STORED for i in infos):
                 raise BadContent(f"{name}: not one of Coppice's bundles")
+            # zipfile itself does not miss a part whose entry another entry's damaged length has swallowed.
+            if len(infos) != int.from_bytes(data[_ZIP_COUNT], "little"):
+                raise BadContent(f"{name}: truncated or damaged (a part is missing)")
             return {info.filename: bundle.read(info) for info in infos}
     except BadContent:
         raise
@@ -169,6 +180,12 @@ class _Pairs:
 
     def integer(self, key: str) -> int:
         return _integer(self.text(key), self._name, key)
+
+    def boolean(self, key: str) -> bool:
+        text = self.text(key)
+        if text not in ("True", "False"):
+            raise BadContent(f"{self._name}: {key}: expected True or False, found {text[:40]!r}")
+        return text == "True"
 
     def number(self, key: str) -> float:
         return _number(self.text(key), self._name, key)
@@ -250,7 +267,7 @@ class Report:
             parameters_remaining=pairs.integer("parameters_remaining"),
             compression=pairs.number("compression"),
             accuracy=pairs.number("accuracy"),
-            feasible=pairs.text("feasible") == "True",
+            feasible=pairs.boolean("feasible"),
             best_compression=pairs.number("best_compression"),
             loss=None if pairs.text("loss") == "None" else pairs.number("loss"),
         )
@@ -272,7 +289,7 @@ class NcsStart:
         if self.crates is None:
             return _text_to_bytes("exit", pairs)
         layers = " ".join("1" if s else "0" for s in self.searched)
-        return _text_to_bytes(" ".join(repr(c) for c in self.crates), {"layers": layers, **pairs})
+        return _text_to_bytes(" ".join(repr(float(c)) for c in self.crates), {"layers": layers, **pairs})
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> NcsStart:
@@ -309,7 +326,9 @@ class NcsOver:
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> NcsOver:
         """Raises `BadContent`."""
-        _, rest = _text_from_bytes(data, name)
+        first, rest = _text_from_bytes(data, name)
+        if first != "over":
+            raise BadContent(f"{name}: the first line: expected 'over', found {first[:40]!r}")
         pairs = _Pairs(rest, name)
         return cls(
             run=pairs.text("run"),

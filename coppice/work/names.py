@@ -50,7 +50,8 @@ _CLAIM = re.compile(rf"solution_{_ID}_t(?P<attempt>\d{{1,4}})\.(?P<worker>{WORKE
 _NUMBER = r"[0-9.e+-]{1,32}"
 _SCORE = re.compile(
     rf"i(?P<index>\d{{2,9}})_t(?P<attempt>\d{{1,4}})_"
-    rf"(?:f(?P<fitness>{_NUMBER})_a(?P<accuracy>{_NUMBER})|(?P<aside>aside))\.(?P<worker>{WORKER})\.npy"
+    rf"(?:f(?P<fitness>{_NUMBER})_a(?P<accuracy>{_NUMBER})|(?P<aside>aside))\.(?P<worker>{WORKER})\.npy",
+    re.ASCII,
 )
 _SCORES_FOLDER = re.compile(r"(?P<run>[0-9a-f]{8})_s(?P<search>\d{4,9})_g(?P<generation>\d{4,9})")
 _ROUND = re.compile(r"round_(?P<number>\d{4,9})\.json")
@@ -126,7 +127,10 @@ class Scored:
     @property
     def name(self) -> str:
         """The last part of its path."""
-        verdict = "aside" if self.fitness is None else f"f{self.fitness!r}_a{self.accuracy!r}"
+        if self.fitness is None or self.accuracy is None:
+            verdict = "aside"
+        else:  # numpy's own repr says np.float64(...)
+            verdict = f"f{float(self.fitness)!r}_a{float(self.accuracy)!r}"
         return f"i{self.index:02d}_t{self.attempt}_{verdict}.{self.worker}.npy"
 
 
@@ -138,7 +142,8 @@ def scores_folder(run: str, search: int, generation: int) -> str:
 def parse_scores_folder(name: str) -> tuple[str, int, int] | None:
     """Run, search and generation, from the last part of its path; None for other names."""
     match = _SCORES_FOLDER.fullmatch(name)
-    return (match["run"], int(match["search"]), int(match["generation"])) if match else None
+    found = (match["run"], int(match["search"]), int(match["generation"])) if match else None
+    return found if found is not None and scores_folder(*found) == f"{SCORES}/{name}" else None
 
 
 def weights(search: int) -> str:
@@ -156,6 +161,10 @@ def round_record(number: int) -> str:
     return f"{ROUNDS}/round_{number:04d}.json"
 
 
+# A name is only known if it is written as we write it: what `solution_..._t1.npy` or `..._i003.npy` was taken
+# for would be looked for under another name and never be found.
+
+
 def _solution_id(match: re.Match[str]) -> SolutionId:
     return SolutionId(match["run"], int(match["search"]), int(match["generation"]), int(match["index"]))
 
@@ -163,19 +172,22 @@ def _solution_id(match: re.Match[str]) -> SolutionId:
 def parse_waiting(name: str) -> Waiting | None:
     """None where `name` is not a waiting solution's."""
     match = _SOLUTION.fullmatch(name)
-    return Waiting(_solution_id(match), int(match["attempt"] or 1)) if match else None
+    found = Waiting(_solution_id(match), int(match["attempt"] or 1)) if match else None
+    return found if found is not None and found.file == name else None
 
 
 def parse_fit(name: str) -> SolutionId | None:
     """None where `name` is not a fit file's."""
     match = _FIT.fullmatch(name)
-    return _solution_id(match) if match else None
+    found = _solution_id(match) if match else None
+    return found if found is not None and found.fit_file == name else None
 
 
 def parse_claim(name: str) -> Claimed | None:
     """From the last part of the path; None where it is not a claim's."""
     match = _CLAIM.fullmatch(name)
-    return Claimed(_solution_id(match), int(match["attempt"]), match["worker"]) if match else None
+    found = Claimed(_solution_id(match), int(match["attempt"]), match["worker"]) if match else None
+    return found if found is not None and found.file == f"{CLAIMS}/{name}" else None
 
 
 def parse_score(name: str) -> Scored | None:
@@ -197,13 +209,14 @@ def parse_score(name: str) -> Scored | None:
 def parse_weights(name: str) -> int | None:
     """The search number of a weights file, None for other names."""
     match = _WEIGHTS.fullmatch(name)
-    return int(match["search"]) if match else None
+    return int(match["search"]) if match and weights(int(match["search"])) == name else None
 
 
 def parse_round(name: str) -> int | None:
     """The number of a round's record, from the last part of its path; None for other names."""
     match = _ROUND.fullmatch(name)
-    return int(match["number"]) if match else None
+    known = match is not None and round_record(int(match["number"])) == f"{ROUNDS}/{name}"
+    return int(match["number"]) if match and known else None
 
 
 def is_own(name: str) -> bool:

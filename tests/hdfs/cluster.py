@@ -91,7 +91,7 @@ class HdfsCluster:
     def wait_until_ready(self, patience_s: float = 60.0) -> None:
         """Wait until every server that is running answers and files can be written."""
         try:
-            until(self._namenode_is_ready, patience_s, "the NameNode was not ready")
+            until(self._hdfs_is_ready, patience_s, "the NameNode or its DataNode was not ready")
             if self.httpfs is not None and self.httpfs.running:
                 until(self._httpfs_is_ready, patience_s, "HttpFS was not ready")
         except RuntimeError as error:
@@ -179,12 +179,25 @@ class HdfsCluster:
         for name, settings in (("core", core), ("hdfs", hdfs), ("httpfs", httpfs)):
             (conf / f"{name}-site.xml").write_text(_site(settings))
 
-    def _namenode_is_ready(self) -> bool:
+    def _hdfs_is_ready(self) -> bool:
         if not (self.namenode.running and self.datanode.running):
             raise RuntimeError("the NameNode or the DataNode ended")
-        query = "/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
-        beans = json.loads(_get(f"http://127.0.0.1:{self._ports['http']}{query}") or b"{}").get("beans")
-        return bool(beans) and beans[0]["NumLiveDataNodes"] == 1 and beans[0]["FSState"] == "Operational"
+        state = self._bean("http", "NameNode,name=FSNamesystemState")
+        # The NameNode believes in a killed DataNode for minutes: the new one itself must say it is known.
+        actors = json.loads(
+            str(self._bean("data_http", "DataNode,name=DataNodeInfo").get("BPServiceActorInfo", "[]"))
+        )
+        return (
+            state.get("NumLiveDataNodes") == 1
+            and state.get("FSState") == "Operational"
+            and any(actor.get("ActorState") == "RUNNING" for actor in actors)
+        )
+
+    def _bean(self, port: str, name: str) -> dict[str, object]:
+        """One of a server's management beans; empty while it is not there."""
+        said = _get(f"http://127.0.0.1:{self._ports[port]}/jmx?qry=Hadoop:service={name}")
+        beans: list[dict[str, object]] = json.loads(said or b"{}").get("beans", [])
+        return beans[0] if beans else {}
 
     def _httpfs_is_ready(self) -> bool:
         query = f"/webhdfs/v1/?op=GETFILESTATUS&user.name={self.user}"

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# A pipe of ours is the standard input; when we are gone, even by SIGKILL, it ends and so does the process.
+# Standard input is a pipe of ours; when we are gone, even by SIGKILL, it ends, and so do process and data.
 _GUARD = """
 exec 3<&0
 "$@" </dev/null 3<&- & child=$!
 echo $child > "$PID_FILE.new" && mv "$PID_FILE.new" "$PID_FILE"
-{ cat <&3 >/dev/null; kill -9 $child 2>/dev/null; } & guard=$!
+{ cat <&3 >/dev/null; trap "" TERM; kill -9 $child 2>/dev/null; rm -rf "$DATA_FOLDER"; } & guard=$!
 exec 3<&-
 wait $child; status=$?
 kill $guard 2>/dev/null
@@ -23,12 +23,16 @@ exit $status
 
 
 class Service:
-    """A server process with a log file; `command` is run again at every start."""
+    """A server process with a log file in `folder`; `command` is run again at every start.
+
+    When the process that started it dies without stopping it, the server dies too and `folder` goes.
+    """
 
     def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._command = list(command)
+        self._folder = folder
         self._pid_file = folder / f"{name}.pid"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +52,7 @@ class Service:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PID_FILE": str(self._pid_file)},
+                env={**os.environ, "PID_FILE": str(self._pid_file), "DATA_FOLDER": str(self._folder)},
                 start_new_session=True,  # Ctrl-C at our terminal is for us to handle
             )
         until(self._pid_file.exists, 10, f"{self.name} did not start")
@@ -79,10 +83,10 @@ class Service:
                 os.kill(int(self._pid_file.read_text()), number)
                 process.wait(10)
         except subprocess.TimeoutExpired:
-            pass
-        finally:
-            process.stdin.close()  # now the guard kills what is left
+            os.kill(int(self._pid_file.read_text()), signal.SIGKILL)
             process.wait()
+        finally:
+            process.stdin.close()
 
 
 def until(ready: Callable[[], bool], patience_s: float, complaint: str) -> None:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from coppice.pruning.layers import PrunableLayer
 from coppice.pruning.masks import (
     count_kept,
+    crate_for,
     cut,
     cut_masks,
     open_masks,
@@ -60,6 +61,21 @@ def test_surgery_cuts_restores_and_leaves_between(w: np.ndarray, limit: float, s
     assert (after[magnitude > 1.1 * limit + near] == 1).all()
     between = (magnitude > 0.9 * limit + near) & (magnitude < 1.1 * limit - near)
     assert np.array_equal(after[between], before[between])
+
+
+@given(
+    w=arrays.arrays(np.float32, (4, 5), elements=st.floats(-3, 3, width=32), unique=True),
+    keep=st.integers(0, 20),
+)
+def test_a_crate_for_so_many_weights(w: np.ndarray, keep: int) -> None:
+    tensor = torch.tensor(w)
+    assume(len(np.unique(np.abs(w))) == w.size and np.diff(np.sort(np.abs(w), axis=None)).min() > 1e-4)
+    kept = cut(tensor.abs(), threshold(spread(tensor), crate_for(tensor, keep))).sum()
+    assert abs(int(kept) - keep) <= (keep == 20)
+
+
+def test_equal_magnitudes_have_no_crate_of_their_own() -> None:
+    assert crate_for(torch.full((2, 2), -0.5), 3) == 0.0
 
 
 def test_spliced_weights_come_back() -> None:

@@ -178,6 +178,16 @@ def test_the_nearest_other_leaves_out_the_own_parent_only() -> None:
     np.testing.assert_allclose(nearest_other(children, parents, sigma), [7.9**2 / 8, 0.0])
 
 
+def test_the_largest_fitness_values_do_not_overflow() -> None:
+    """Only the order against the best counts: -1.7e308 beats 1.7e308, whose difference is no float."""
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        search = ncs(population=2, sigma=1e-140)
+        for fitness in ([1.7e308, 1.7e308], [-1.7e308, 1.7e308], [1.7e308, -1.7e308]):
+            search.ask()
+            search.tell(np.array(fitness))
+    np.testing.assert_array_equal(search.state()["f"], [-1.7e308, -1.7e308])
+
+
 def test_identical_points_are_at_distance_zero_and_far_ones_are_cut() -> None:
     x, sigma = np.array([[0.1, 0.7]] * 2), np.full(2, 0.3)
     assert (bhattacharyya(x, sigma, x, sigma) == 0).all()

@@ -1,0 +1,37 @@
+# The two commands that matter: `make run` prunes a network on this machine, `make test` passes all tests.
+# Both set up whatever they need.
+
+BIN := .venv/bin
+
+.PHONY: run test check setup hdfs clean help
+
+help:
+	@echo 'make run    prune a small network with four kinds of processes on this machine (3 minutes)'
+	@echo 'make test   lint, types and all tests, on a real HDFS too (15 minutes)'
+	@echo 'make check  lint and types only'
+	@echo 'make hdfs   start a real HDFS on this machine to play with'
+	@echo 'make clean  remove what the above have made'
+
+run: setup
+	$(BIN)/coppice simulate jobs/digits.yaml
+
+test: setup check
+	scripts/java.sh
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+hdfs: setup
+	scripts/java.sh
+	$(BIN)/python -m tests.hdfs.cluster
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml requirements.txt scripts/setup.sh
+	scripts/setup.sh
+
+clean:
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis work

@@ -1,0 +1,196 @@
+"""`coppice report`: result/report.html, one page that says everything about a run, finished or not.
+
+The page asks nothing of the network, and the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coppice import report_page
+from coppice.pruning.contract import Float64s
+from coppice.roles.context import read_failure, read_record
+from coppice.roles.history import SearchHistory, read_histories
+from coppice.roles.rounds import read_rounds
+from coppice.runfile import RunFile, parse_run_file
+from coppice.store import Store
+from coppice.work import names
+from coppice.work.checkpoints import Checkpoints
+from coppice.work.contents import RunRecord, json_from_bytes, vector_from_bytes
+from coppice.work.errors import BadContent
+
+_MAX_JSON_BYTES = 1 << 26
+
+
+def write_report(store: Store) -> str:
+    """Write result/report.html and say where it is.
+
+    Raises `CoppiceError` where there is no run, or one of the files that hold its numbers is damaged.
+    """
+    page = report_page.page(read_facts(store))
+    store.replace(names.RESULT_REPORT, page.encode())
+    return f"{store.url}/{names.RESULT_REPORT}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """One layer of the best network so far."""
+
+    name: str
+    shape: tuple[int, ...]
+    remaining: int
+    crate: float | None
+    """None where it cannot be told which crate is whose (an unfinished run with layers that look alike)."""
+
+    @property
+    def total(self) -> int:
+        """Weights of the dense layer."""
+        return math.prod(self.shape)
+
+    @property
+    def fraction(self) -> float:
+        """Of its weights that remain."""
+        return self.remaining / max(1, self.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the page tells."""
+
+    record: RunRecord
+    run: RunFile
+    reason: str | None
+    """Why the run failed, where it did."""
+    rounds: list[dict[str, Any]]
+    histories: list[SearchHistory]
+    """The last one may still be under way."""
+    under_way: int | None
+    """The search that is."""
+    layers: list[LayerFacts]
+    result: dict[str, Any] | None
+    """result.json, where the run has come so far."""
+    reference: float | None
+    """The dense network's accuracy on the held-out samples."""
+    parameters_total: int | None
+    seconds: float | None
+
+    @property
+    def layer_names(self) -> list[str]:
+        """In the order of a solution's crates."""
+        width = self.histories[0].layers if self.histories else len(self.layers)
+        if len(self.layers) == width and all(layer.crate is not None for layer in self.layers):
+            return [layer.name for layer in self.layers]
+        return [f"layer {i + 1}" for i in range(width)]
+
+
+def read_facts(store: Store) -> Facts:
+    """Everything the page needs; only reads. Raises `CoppiceError`, see `write_report`."""
+    record = read_record(store)
+    if record is None:
+        raise BadContent(f"{store.url}: no run here (no {names.RUN}); the master creates it")
+    run = parse_run_file(record.run_file, names.RUN)
+    rounds = read_rounds(store)
+    histories = read_histories(store)
+    current = _search_under_way(store, done=len(histories))
+    result = _result(store, record.run_id)
+    saved, state = _outer_checkpoint(store)
+    accuracy = store.read(names.ACCURACY)
+    if result is not None:
+        total: int | None = result["parameters_total"]
+    else:
+        total = round(rounds[-1]["compression"] * rounds[-1]["parameters_remaining"]) if rounds else None
+    return Facts(
+        record=record,
+        run=run,
+        reason=record.reason or read_failure(store),
+        rounds=rounds,
+        histories=[*histories, *([current] if current else [])],
+        under_way=current.search if current else None,
+        layers=_layers_of_result(result) if result is not None else _layers_so_far(state),
+        result=result,
+        reference=None if accuracy is None else float(vector_from_bytes(accuracy, names.ACCURACY, 1)[0]),
+        parameters_total=total,
+        seconds=saved.get("seconds") if result is None else result["seconds"],
+    )
+
+
+def _result(store: Store, run_id: str) -> dict[str, Any] | None:
+    data = store.read(names.RESULT_JSON, _MAX_JSON_BYTES)
+    if data is None:
+        return None
+    result = json_from_bytes(data, names.RESULT_JSON)
+    if result.get("run_id") != run_id:
+        return None
+    missing = [key for key in report_page.RESULT_KEYS if key not in result]
+    if missing:
+        raise BadContent(f"{names.RESULT_JSON}: {missing[0]}: is missing")
+    return result
+
+
+def _search_under_way(store: Store, done: int) -> SearchHistory | None:
+    """What the searcher has told of a search that is not over."""
+    parts = Checkpoints(store, names.NCS, lambda line: None).load() or {}
+    try:
+        search = int(json.loads(parts["progress.json"])["search"])
+        data = parts["history.zip"]
+    except (KeyError, TypeError, ValueError):
+        return None  # none yet, or of another version
+    return SearchHistory.from_bytes(data, names.NCS, search) if search == done + 1 else None
+
+
+# Layers
+
+
+def _layers_of_result(result: dict[str, Any]) -> list[LayerFacts]:
+    try:
+        return [
+            LayerFacts(str(each["name"]), tuple(each["shape"]), int(each["remaining"]), float(each["crate"]))
+            for each in result["layers"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadContent(f"{names.RESULT_JSON}: layers: not as Coppice writes them ({error})") from error
+
+
+def _outer_checkpoint(store: Store) -> tuple[dict[str, Any], bytes]:
+    """The outer loop's progress, and the network as it was saved."""
+    parts = Checkpoints(store, names.OUTER, lambda line: None).load() or {}
+    try:
+        return dict(json.loads(parts["progress.json"])), parts["pruner.safetensors"]
+    except (KeyError, TypeError, ValueError):
+        return {}, b""
+
+
+def _layers_so_far(state: bytes) -> list[LayerFacts]:
+    """The layers of the best feasible network in the outer loop's checkpoint, [] before there is one.
+
+    Read without torch and without the user's model. The checkpoint names masks by their tensors and lists
+    counts and crates in the order of the layers; where no two layers keep the same number of weights, that
+    tells which is whose.
+    """
+    import safetensors
+
+    try:
+        (size,) = struct.unpack("<Q", state[:8])
+        info = json.loads(json.loads(state[8 : 8 + size])["__metadata__"]["coppice"])
+        tensors = dict(safetensors.deserialize(state))  # type: ignore[no-untyped-call]
+        counts = [int(n) for n in info["best"]["measure"]["layer_remaining"]]
+        crates: Float64s = np.array(info["best"]["crates"], dtype=np.float64)
+        layers = []
+        for name, tensor in tensors.items():
+            group, _, parameter = name.partition(".")
+            if group == "best_mask" and tensor["dtype"] == "F32" and len(tensor["shape"]) > 1:
+                kept = int(np.count_nonzero(np.frombuffer(tensor["data"], dtype=np.float32)))
+                layers.append((parameter.removesuffix(".weight"), tuple(tensor["shape"]), kept))
+    except (safetensors.SafetensorError, struct.error, KeyError, TypeError, ValueError):
+        return []  # no checkpoint or nothing feasible yet, or one of another version
+    kept_counts = sorted(kept for _, _, kept in layers)
+    if kept_counts == sorted(set(counts)) and len(counts) == len(crates):
+        layers.sort(key=lambda layer: counts.index(layer[2]))
+        return [LayerFacts(*layer, crate=float(crate)) for layer, crate in zip(layers, crates, strict=True)]
+    return [LayerFacts(*layer, crate=None) for layer in sorted(layers)]

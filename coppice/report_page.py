@@ -1,0 +1,368 @@
+"""The report as HTML: text, tables and where the figures stand. Everything from outside is escaped."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+
+from coppice import plots
+
+if TYPE_CHECKING:
+    from coppice.report import Facts
+
+RESULT_KEYS = (
+    "parameters_total",
+    "parameters_remaining",
+    "compression",
+    "weights_total",
+    "weights_remaining",
+    "layers",
+    "reference_accuracy",
+    "pruned_accuracy",
+    "validation_accuracy",
+    "seconds",
+)
+"""What the page takes from result.json."""
+
+
+def page(facts: Facts) -> str:
+    """The whole page."""
+    template = (files(__package__) / "report_template.html").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        title=_text(f"{facts.run.name}: Coppice report"),
+        name=_text(facts.run.name),
+        state=_text(_STATES[facts.record.state]),
+        state_class=_text(facts.record.state),
+        about=_text(_about(facts)),
+        notice=_notice(facts),
+        headline=_headline(facts),
+        cards="".join(_cards(facts)),
+        sections="".join(_sections(facts)),
+    )
+
+
+_STATES = {"running": "not finished", "over": "finished", "failed": "failed"}
+
+
+def _about(facts: Facts) -> str:
+    record, run = facts.record, facts.run
+    started = f", started {record.started}" if record.started else ""
+    return (
+        f"run {record.run_id}, seed {run.seed}, {run.model.name} on {run.data.name}{started}, "
+        f"Coppice {record.version}"
+    )
+
+
+def _notice(facts: Facts) -> str:
+    """What a reader must know before the numbers."""
+    if facts.record.state == "over":
+        return ""
+    done = sum(int(r["iterations"]) for r in facts.rounds)
+    where = f"{done:,} of {facts.run.rounds.tmax:,} iterations in {len(facts.rounds)} rounds"
+    if facts.under_way is not None:
+        where += f", search {facts.under_way} under way"
+    if facts.record.state == "failed" or facts.reason:
+        return (
+            f'<p class="notice bad"><b>This run failed:</b> {_text(facts.reason or "")} ({_text(where)}).</p>'
+        )
+    return (
+        f'<p class="notice"><b>This run is not finished:</b> {_text(where)}. The page shows what its work '
+        "folder said when it was written; the test set is read once, at the end.</p>"
+    )
+
+
+def _headline(facts: Facts) -> str:
+    result = facts.result
+    if result is not None:
+        return _hero(
+            float(result["compression"]),
+            f"{result['parameters_remaining']:,} of {result['parameters_total']:,} parameters remain. "
+            f"On the test set the pruned network is right for {_percent(result['pruned_accuracy'])} of the "
+            f"samples, the dense one for {_percent(result['reference_accuracy'])}.",
+        )
+    if not facts.rounds:
+        return '<p class="hero-text">No round is done yet.</p>'
+    last = facts.rounds[-1]
+    return _hero(
+        float(last["best_compression"]),
+        "The best network so far that keeps the constraint on the held-out samples. After the last round it "
+        f"is {last['compression']:.1f}x at {_percent(last['accuracy'])} accuracy.",
+    )
+
+
+def _hero(compression: float, text: str) -> str:
+    share = 100 / max(1.0, compression)
+    return (
+        f'<p class="hero"><span class="big">{compression:.1f}x</span> smaller</p>'
+        f'<div class="bar" aria-hidden="true"><div style="width: {share:.4g}%"></div></div>'
+        f'<p class="hero-text">{_text(text)}</p>'
+    )
+
+
+def _cards(facts: Facts) -> Iterable[str]:
+    result = facts.result
+    if result is not None:
+        yield _card(
+            "test accuracy",
+            _percent(result["pruned_accuracy"]),
+            f"dense network {_percent(result['reference_accuracy'])}",
+        )
+        yield _card(
+            "parameters kept", f"{result['parameters_remaining']:,}", f"of {result['parameters_total']:,}"
+        )
+        yield _card("weights kept", f"{result['weights_remaining']:,}", f"of {result['weights_total']:,}")
+        held_out = result["validation_accuracy"]
+    else:
+        best = facts.rounds[-1]["best_compression"] if facts.rounds else None
+        total = facts.parameters_total
+        yield _card(
+            "parameters kept",
+            f"{round(total / best):,}" if total and best else "none yet",
+            f"of {total:,}, by the best network so far" if total else "",
+        )
+        held_out = facts.rounds[-1]["accuracy"] if facts.rounds else None
+    yield _card(
+        "held-out accuracy",
+        "none yet" if held_out is None else _percent(held_out),
+        "" if facts.reference is None else f"dense network {_percent(facts.reference)}",
+    )
+    evaluations = [fitness for history in facts.histories for fitness in history.fitness]
+    feasible = sum(fitness <= 1 for fitness in evaluations)
+    yield _card("rounds", f"{len(facts.rounds)}", f"{facts.run.rounds.iterations:,} iterations each")
+    yield _card("searches", f"{len(facts.histories)}", f"by {facts.run.search.method}")
+    workers = len(_workers(facts))
+    yield _card(
+        "evaluations",
+        f"{len(evaluations):,}",
+        f"{feasible / len(evaluations):.0%} feasible, by {workers} evaluator{'s' * (workers != 1)}"
+        if evaluations
+        else "",
+    )
+    if facts.seconds is not None:
+        yield _card("time", _duration(float(facts.seconds)), "of the outer loop, over all its starts")
+
+
+def _card(name: str, value: str, note: str) -> str:
+    return (
+        f'<div class="card"><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(note)}</small></dd></div>'
+    )
+
+
+# Sections
+
+
+def _sections(facts: Facts) -> Iterable[str]:
+    if facts.rounds:
+        yield _section("Compression and accuracy", _rounds_figure(facts))
+    if any(history.fitness for history in facts.histories):
+        yield _section("The search", _fitness_figure(facts))
+        yield _section("Crates", _crates_figure(facts))
+    if facts.layers:
+        yield _section("Layers", _layers_figure(facts) + _layers_table(facts))
+    if _workers(facts):
+        yield _section("Evaluators", _workers_figure(facts))
+    if facts.rounds:
+        yield _section("Rounds", _rounds_table(facts))
+    settings = yaml.safe_dump(facts.record.run_file, sort_keys=False, allow_unicode=True, width=100)
+    yield _section(
+        "Settings",
+        "<p>The run file with every default filled in; <code>coppice simulate</code> takes it as it is.</p>"
+        f'<pre tabindex="0">{_text(settings)}</pre>',
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{_text(title)}</h2>{content}</section>\n"
+
+
+def _figure(svg: str, label: str, caption: str) -> str:
+    return (
+        f'<figure><div class="plot" role="img" aria-label="{_text(label)}">{svg}</div>'
+        f"<figcaption>{_text(caption)}</figcaption></figure>"
+    )
+
+
+def _rounds_figure(facts: Facts) -> str:
+    rounds, run = facts.rounds, facts.run
+    allowed = None if facts.reference is None else facts.reference - run.constraint.accuracy_drop
+    fixed = [int(r["round"]) for r in rounds if r["iteration"] > run.surgery.prune_until]
+    svg = plots.rounds_plot(
+        [int(r["round"]) for r in rounds],
+        [float(r["compression"]) for r in rounds],
+        [float(r["accuracy"]) for r in rounds],
+        [bool(r["feasible"]) for r in rounds],
+        reference=facts.reference,
+        allowed=allowed,
+        fixed_from=fixed[0] if fixed else None,
+    )
+    first, last = rounds[0], rounds[-1]
+    label = (
+        f"Two curves over {len(rounds)} rounds. Compression goes from {first['compression']:.1f}x to "
+        f"{last['compression']:.1f}x, accuracy from {_percent(first['accuracy'])} to "
+        f"{_percent(last['accuracy'])}."
+    )
+    broken = sum(not r["feasible"] for r in rounds)
+    caption = (
+        "The network after each round of surgery; accuracy on the samples held out of the training set. "
+        + (
+            f"Hollow red points ({broken}) miss the constraint and do not count as results."
+            if broken
+            else "Every round keeps the constraint."
+        )
+    )
+    return _figure(svg, label, caption)
+
+
+def _fitness_figure(facts: Facts) -> str:
+    series = [
+        plots.Series(h.search, np.array(h.fitness, dtype=np.float64), h.search != facts.under_way)
+        for h in facts.histories
+        if h.fitness
+    ]
+    best = min(float(each.fitness.min()) for each in series)
+    found = f"the best keeps {_percent(best)} ({1 / best:.1f}x)" if best <= 1 else "none is feasible yet"
+    total = sum(len(each.fitness) for each in series)
+    missed = sum(int((each.fitness > 1).sum()) for each in series)
+    return _figure(
+        plots.fitness_plot(series),
+        f"Fitness of {total} evaluations in {len(series)} searches; {found}.",
+        f"Every solution that was scored, on a logarithmic scale, lower is better: {total:,} evaluations in "
+        f"{len(series)} searches; {found}. Red crosses ({missed:,}) lose too much accuracy: 1 plus what is "
+        "missing. The green line is the best feasible so far of each search; every search begins with the "
+        "network that surgery has repaired since the one before.",
+    )
+
+
+def _crates_figure(facts: Facts) -> str:
+    told = [history for history in facts.histories if history.fitness]
+    best = np.array([h.solutions[int(np.argmin(h.fitness))] for h in told])  # (searches, layers)
+    layers = facts.layer_names
+    return _figure(
+        plots.crates_plot(layers, [h.search for h in told], best),
+        f"The best crates of {len(layers)} layers in each of {len(told)} searches.",
+        "The best crates that each search found. A layer's threshold is mean(|w|) + crate · std(|w|): "
+        "the higher, the harder the cut.",
+    )
+
+
+def _layers_figure(facts: Facts) -> str:
+    kept = min(facts.layers, key=lambda layer: layer.fraction)
+    most = max(facts.layers, key=lambda layer: layer.fraction)
+    return _figure(
+        plots.remaining_plot(
+            [layer.name for layer in facts.layers], [layer.fraction for layer in facts.layers]
+        ),
+        f"Fraction of weights that remain in each of {len(facts.layers)} layers, least in {kept.name} "
+        f"({kept.fraction:.2%}), most in {most.name} ({most.fraction:.2%}).",
+        "Weights that remain in each layer of the best network, on a logarithmic scale.",
+    )
+
+
+def _workers(facts: Facts) -> Counter[str]:
+    counts = Counter(worker for history in facts.histories for worker in history.workers)
+    by_hand = counts.pop("", 0)
+    return counts + Counter({"by hand": by_hand})
+
+
+def _workers_figure(facts: Facts) -> str:
+    counts = _workers(facts)
+    names = sorted(counts)
+    busiest = max(names, key=lambda name: counts[name])
+    return _figure(
+        plots.workers_plot(names, [counts[name] for name in names]),
+        f"Evaluations of {len(names)} evaluators, most by {busiest} ({counts[busiest]}).",
+        "Who scored how many solutions: host, process id and four random digits. An evaluator that was "
+        "started again counts as another.",
+    )
+
+
+def _layers_table(facts: Facts) -> str:
+    rows = [
+        [
+            layer.name,
+            " × ".join(str(n) for n in layer.shape),
+            f"{layer.total:,}",
+            f"{layer.remaining:,}",
+            f"{layer.fraction:.2%}",
+            "" if layer.crate is None else f"{layer.crate:.3f}",
+        ]
+        for layer in facts.layers
+    ]
+    total, kept = (sum(layer.total for layer in facts.layers), sum(layer.remaining for layer in facts.layers))
+    foot = ["all", "", f"{total:,}", f"{kept:,}", f"{kept / max(1, total):.2%}", ""]
+    return _table(
+        "The layers of the best network",
+        ["layer", "shape", "weights", "kept", "fraction", "crate"],
+        rows,
+        text_columns=2,
+        foot=foot,
+    )
+
+
+def _rounds_table(facts: Facts) -> str:
+    rows = [
+        [
+            f"{r['round']}",
+            f"{r['iteration']:,}",
+            f"{r['searches']}",
+            f"{r['parameters_remaining']:,}",
+            f"{r['compression']:.2f}x",
+            _percent(r["accuracy"]),
+            "yes" if r["feasible"] else "no",
+            "" if r["loss"] is None else f"{r['loss']:.4f}",
+        ]
+        for r in facts.rounds
+    ]
+    return _table(
+        "The network after each round",
+        ["round", "iterations", "searches", "parameters", "compression", "accuracy", "feasible", "loss"],
+        rows,
+        text_columns=0,
+    )
+
+
+def _table(
+    caption: str,
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    text_columns: int,
+    foot: Sequence[str] | None = None,
+) -> str:
+    def cells(tag: str, row: Sequence[str], scope: str = "") -> str:
+        sides = ["" if i < text_columns else ' class="n"' for i in range(len(row))]
+        return "".join(
+            f"<{tag}{side}{scope}>{_text(cell)}</{tag}>" for side, cell in zip(sides, row, strict=True)
+        )
+
+    head = "<thead><tr>" + cells("th", titles, ' scope="col"') + "</tr></thead>"
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    end = f"<tfoot><tr>{cells('td', foot)}</tr></tfoot>" if foot else ""
+    return (
+        f'<div class="wide"><table><caption>{_text(caption)}</caption>{head}<tbody>{body}</tbody>{end}'
+        "</table></div>"
+    )
+
+
+def _text(value: str) -> str:
+    return html.escape(value, quote=True)
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction:.2%}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(math.floor(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,396 @@
+"""Faults and bad input: each has a clear outcome, and none of them changes the result."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from coppice.errors import CoppiceError
+from coppice.pruning.contract import Float64s, Score, Tick
+from coppice.roles.context import declare_failure, read_record
+from coppice.roles.evaluator import evaluator
+from coppice.roles.master import clean, master
+from coppice.roles.outer import outer
+from coppice.roles.searcher import ncs
+from coppice.roles.status import read_status
+from coppice.store import Store, open_store
+from coppice.work import names
+from coppice.work.contents import NewItr, RunRecord, array_to_bytes
+from coppice.work.errors import RunFailed, RunRefused
+from coppice.work.names import SolutionId
+from coppice.work.solutions import claim, fit_bytes, waiting_solutions
+from tests.roles.threads import Crew, context, history_of, result_of, run_all, small_run
+from tests.support.standins import CheapPruner, CheapScorer
+
+
+class SlowScorer(CheapScorer):
+    """Leaves time to interfere with a solution while it waits."""
+
+    def score(self, crates: Float64s, tick: Tick) -> Score:
+        time.sleep(0.03)
+        return super().score(crates, tick)
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Store:
+    """The run that all others are compared with."""
+    run_all(lambda: open_store("memory:faults-undisturbed"), small_run())
+    return open_store("memory:faults-undisturbed")
+
+
+@pytest.fixture
+def opened(request: pytest.FixtureRequest) -> Callable[[], Store]:
+    """A work folder in memory of this test's own."""
+    return lambda: open_store(f"memory:{request.node.name}")
+
+
+def meddle(store: Store, crew: Crew, act: Callable[[list[str]], bool]) -> list[bool]:
+    """Call `act` with the names at the top of the folder again and again until it says that it has acted."""
+    acted: list[bool] = []
+
+    def loop() -> None:
+        while not crew.stopping.is_set():
+            if act([entry.name for entry in store.list()]):
+                acted.append(True)
+                return
+            time.sleep(0.001)
+
+    threading.Thread(target=loop, daemon=True).start()
+    return acted
+
+
+def run_meddled(
+    opened: Callable[[], Store], act: Callable[[Store, list[str]], bool], evaluators: int = 1
+) -> Crew:
+    """A whole run in which `act` interferes once."""
+    store = opened()
+    crew = Crew(opened)
+    acted = meddle(store, crew, lambda top: act(store, top))
+    crew.start_all(small_run(), evaluators=evaluators, make_scorer=SlowScorer)
+    crew.join()
+    assert acted, "the test never got to interfere"
+    return crew
+
+
+def _waiting(store: Store) -> list[names.Waiting]:
+    record = read_record(store)
+    return waiting_solutions(store.list(), record.run_id) if record else []
+
+
+# A scorer that fails
+
+
+class Crashing(CheapScorer):
+    """One of the solutions of the first generation brings it down."""
+
+    def score(self, crates: Float64s, tick: Tick) -> Score:
+        if 0.2 < crates[0] < 0.3:
+            raise ZeroDivisionError("this solution is the end of me")
+        return super().score(crates, tick)
+
+
+def test_a_solution_that_always_crashes_is_set_aside_with_its_traceback(opened: Callable[[], Store]) -> None:
+    crew = run_all(opened, small_run(seed=3), make_scorer=Crashing)
+    store = opened()
+    rows = history_of(store)[1:]
+    crashed = [row for row in rows if 0.2 < float(row[6]) < 0.3]
+    assert crashed, "no solution of this seed crashes the scorer: choose another range"
+    assert {row[3] for row in crashed} == {"2.0"}
+    notes = [entry.name for entry in store.list(names.ASIDE) if entry.name.endswith(".txt")]
+    assert len(notes) == 3 * len(crashed)  # tries: 3
+    assert (
+        "ZeroDivisionError: this solution is the end of me"
+        in (store.read(f"{names.ASIDE}/{notes[0]}") or b"").decode()
+    )
+    assert read_status(store).last_error is not None
+    assert any("set aside" in line for line in crew.said)
+
+
+# Files that are not what they should be
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[:-5], id="truncated"),
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: b"solution", id="no-npy"),
+        pytest.param(lambda data: array_to_bytes(np.zeros(7)), id="wrong-length"),
+        pytest.param(lambda data: array_to_bytes(np.full(3, np.nan)), id="nan"),
+    ],
+)
+def test_a_damaged_solution_is_put_aside_and_published_again(
+    undisturbed: Store, opened: Callable[[], Store], damage: Callable[[bytes], bytes]
+) -> None:
+    def act(store: Store, top: list[str]) -> bool:
+        waiting = _waiting(store)
+        if len(waiting) < 2:
+            return False
+        data = store.read(waiting[-1].file)
+        if data is None or claim(store, waiting[-1], "meddler") is None:
+            return False
+        store.delete(f"{names.CLAIMS}/solution_{waiting[-1].id}_t1.meddler.npy")
+        return store.create(waiting[-1].file, damage(data))
+
+    crew = run_meddled(opened, act)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert len([e for e in opened().list(names.ASIDE) if e.name.endswith(".npy")]) == 1
+    assert any("put aside" in line for line in crew.said)
+    assert any("published again" in line for line in crew.said)
+
+
+@pytest.mark.parametrize("kind", ["nan", "other", "truncated"])
+def test_a_fit_file_that_cannot_be_is_put_aside(
+    undisturbed: Store, opened: Callable[[], Store], kind: str
+) -> None:
+    def act(store: Store, top: list[str]) -> bool:
+        # Take the solution away first, so that the searcher has to look for a fit file.
+        waiting = _waiting(store)
+        mine = claim(store, waiting[-1], "hand") if waiting else None
+        if mine is None:
+            return False
+        crates = mine.read(3)
+        content = {
+            "nan": fit_bytes(crates, float("nan")),
+            "other": fit_bytes(crates + 1, 0.001),
+            "truncated": fit_bytes(crates, 0.5)[:-3],
+        }[kind]
+        store.create(mine.what.id.fit_file, content)
+        return True
+
+    crew = run_meddled(opened, act)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert any("put aside, the solution will be scored again" in line for line in crew.said)
+
+
+def test_a_solution_scored_by_hand_counts(opened: Callable[[], Store]) -> None:
+    told = 0.0123456789
+
+    def act(store: Store, top: list[str]) -> bool:
+        waiting = _waiting(store)
+        mine = claim(store, waiting[-1], "hand") if waiting else None
+        if mine is None:
+            return False
+        store.create(mine.what.id.fit_file, fit_bytes(mine.read(3), told))
+        return True
+
+    run_meddled(opened, act)
+    assert [row[3] for row in history_of(opened())].count(repr(told)) == 1
+
+
+def test_a_fit_file_of_an_older_generation_or_run_is_never_taken(
+    undisturbed: Store, opened: Callable[[], Store]
+) -> None:
+    old: list[str] = []
+
+    def act(store: Store, top: list[str]) -> bool:
+        waiting = _waiting(store)
+        if not waiting or waiting[0].id.generation < 2:
+            return False
+        now = waiting[0].id
+        for id_ in (
+            SolutionId(now.run, now.search, 1, 0),
+            SolutionId("deadbeef", now.search, now.generation, 0),
+        ):
+            old.append(id_.fit_file)
+            store.create(id_.fit_file, fit_bytes(np.ones(3), 1e-6))
+        return True
+
+    run_meddled(opened, act)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert opened().stat(old[0]) is None, "the old generation's file was not swept"
+
+
+def test_foreign_files_are_left_alone_and_shown(undisturbed: Store, opened: Callable[[], Store]) -> None:
+    foreign = ["notes.txt", "solution_17.npy", "fit_solution_17.npy"]
+
+    def act(store: Store, top: list[str]) -> bool:
+        return names.RUN in top and all(store.create(name, b"mine") for name in foreign)
+
+    run_meddled(opened, act)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert [opened().read(name) for name in foreign] == [b"mine"] * 3
+    assert set(read_status(opened()).foreign) == set(foreign)
+
+
+@pytest.mark.parametrize("name", [names.NEW_ITR, names.REPORT, names.NCS_START, names.NCS_OVER, names.CRATES])
+@pytest.mark.parametrize("how", ["garbage", "removed"])
+def test_a_sentinel_that_somebody_spoils_comes_back(
+    undisturbed: Store, opened: Callable[[], Store], name: str, how: str
+) -> None:
+    def act(store: Store, top: list[str]) -> bool:
+        if name not in top:
+            return False
+        store.delete(name)
+        if how == "garbage":
+            store.replace(name, b"\xff\x00 no such thing")
+        return True
+
+    run_meddled(opened, act)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert result_of(opened()) == result_of(undisturbed)
+
+
+# Evaluators that vanish
+
+
+def test_the_claim_of_a_silent_evaluator_is_taken_back(
+    undisturbed: Store, opened: Callable[[], Store]
+) -> None:
+    def act(store: Store, top: list[str]) -> bool:
+        waiting = _waiting(store)
+        return bool(waiting) and claim(store, waiting[0], "ghost-1-beef") is not None
+
+    crew = run_meddled(opened, act)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert any("ghost-1-beef did not beat for 20 s; taking it back" in line for line in crew.said)
+
+
+def test_a_score_for_a_claim_that_was_taken_back_does_not_count(opened: Callable[[], Store]) -> None:
+    store = opened()
+    store.make_folder()
+    solution = names.Waiting(SolutionId("0badcafe", 1, 1, 0))
+    store.create(solution.file, array_to_bytes(np.ones(3)))
+    mine = claim(store, solution, "slow")
+    assert mine is not None
+    assert not mine.failed("silent", tries=3)  # somebody took it back
+    assert not mine.announce(0.5, 0.9)
+    assert not mine.beat()
+    assert [w.attempt for w in waiting_solutions(store.list(), "0badcafe")] == [2]
+    assert store.list(names.SCORES) == []
+
+
+# Runs that meet others
+
+
+def test_two_of_each_role_do_no_harm(undisturbed: Store, opened: Callable[[], Store]) -> None:
+    crew = Crew(opened)
+    crew.start_all(small_run(), evaluators=2, make_scorer=SlowScorer)
+    crew.start("master2", lambda c: master(c, small_run()))
+    crew.start("outer2", lambda c: outer(c, CheapPruner))
+    crew.start("ncs2", ncs)
+    crew.join()
+    assert history_of(opened()) == history_of(undisturbed)
+    assert result_of(opened()) == result_of(undisturbed)
+    assert any("waiting to take over" in line for line in crew.said)
+
+
+def test_other_settings_are_refused_by_name(opened: Callable[[], Store]) -> None:
+    run_all(opened, small_run())
+    other = small_run(rounds={"iterations": 10, "tmax": 10}, evaluators={"count": 7})
+    with pytest.raises(RunRefused, match=r"with other settings \(rounds\).*--fresh"):
+        master(context(opened), other)
+
+
+def test_a_finished_run_answers_again_and_fresh_begins_anew(opened: Callable[[], Store]) -> None:
+    run_all(opened, small_run())
+    first = read_record(opened())
+    again = master(context(opened), small_run(evaluators={"count": 7}))
+    assert first is not None
+    assert again["run_id"] == first.run_id
+
+    crew = Crew(opened)
+    crew.start("master", lambda c: master(c, small_run(seed=8), fresh=True))
+    crew.start(
+        "outer", lambda c: outer(c, CheapPruner)
+    )  # they meet the finished run, and wait for the new one
+    crew.start("ncs", ncs)
+    crew.start("evaluator", lambda c: evaluator(c, CheapScorer))
+    crew.join()
+    second = read_record(opened())
+    assert second is not None
+    assert second.run_id != first.run_id
+    assert result_of(opened())["seed"] == 8
+
+
+def test_a_living_run_is_neither_wiped_nor_cleaned(opened: Callable[[], Store]) -> None:
+    crew = Crew(opened)
+    crew.start("master", lambda c: master(c, small_run()))
+    while not opened().stat(names.NEW_ITR):
+        time.sleep(0.001)
+    for attempt in (
+        lambda: master(context(opened), small_run(seed=9), fresh=True),
+        lambda: clean(context(opened)),
+    ):
+        with pytest.raises(RunRefused, match="a run is alive here: master"):
+            attempt()
+    assert opened().stat(names.RUN) is not None
+    crew.stopping.set()
+    crew.join()
+    assert clean(context(opened)) == []
+    assert opened().stat("") is None
+
+
+def test_a_folder_with_other_things_in_it_is_refused(opened: Callable[[], Store]) -> None:
+    opened().make_folder()
+    opened().create("thesis.tex", b"years of work")
+    for fresh in (False, True):
+        with pytest.raises(RunRefused, match=r"not empty and no run of Coppice's \(it holds 'thesis.tex'\)"):
+            master(context(opened), small_run(), fresh)
+    assert opened().read("thesis.tex") == b"years of work"
+
+
+def test_roles_end_when_their_run_is_replaced_or_removed(opened: Callable[[], Store]) -> None:
+    crew = Crew(opened)
+    crew.start("master", lambda c: master(c, small_run()))
+    crew.start("ncs", ncs)
+    while not any("ncs" in f.name for f in opened().list(names.ROLES)):
+        time.sleep(0.001)
+    record = read_record(opened())
+    assert record is not None
+    opened().replace(names.RUN, RunRecord("0badcafe", "running", record.run_file, record.version).to_bytes())
+    crew.threads[1].join(20)
+    assert isinstance(crew.errors.pop("ncs"), RunRefused)
+    crew.stopping.set()
+    crew.join()
+
+
+# Runs that fail
+
+
+def test_a_run_that_fails_ends_every_role_and_can_be_gone_on_with(
+    undisturbed: Store, opened: Callable[[], Store]
+) -> None:
+    class Diverging(CheapPruner):
+        def train(self, iterations: int, tick: Tick) -> None:
+            if self.iteration > 50:
+                raise CoppiceError("training diverged at iteration 51; lower surgery.learning_rate")
+            super().train(iterations, tick)
+
+    crew = Crew(opened)
+    crew.start_all(small_run(), make_pruner=Diverging)
+    for thread in crew.threads:
+        thread.join(60)
+    assert set(crew.errors) == {"master", "outer", "ncs", "evaluator0", "evaluator1"}
+    for name, error in crew.errors.items():
+        assert "training diverged at iteration 51" in str(error), name
+        assert isinstance(error, RunFailed) or name == "outer"
+    status = read_status(opened())
+    assert status.state == "failed"
+    assert "training diverged" in (status.reason or "")
+
+    run_all(opened, small_run())  # mended, and started again with the same command
+    assert history_of(opened()) == history_of(undisturbed)
+    assert result_of(opened()) == result_of(undisturbed)
+
+
+def test_the_first_failure_is_the_one_that_is_told(opened: Callable[[], Store]) -> None:
+    store = opened()
+    declare_failure(store, "outer", "no such data")
+    declare_failure(store, "ncs", "nothing to search")
+    assert (store.read(names.FAILED) or b"").decode() == "outer: no such data\n"
+
+
+def test_an_order_for_another_run_is_not_obeyed(undisturbed: Store, opened: Callable[[], Store]) -> None:
+    def act(store: Store, top: list[str]) -> bool:
+        if names.NEW_ITR not in top:
+            return False
+        store.replace(names.NEW_ITR, NewItr("deadbeef", 1, None).to_bytes())
+        return True
+
+    run_meddled(opened, act)
+    assert result_of(opened()) == result_of(undisturbed)
