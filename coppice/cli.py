@@ -172,10 +172,11 @@ def evaluator(work: WorkOption = None, device: DeviceOption = None, threads: Thr
     with _role("evaluator", work_of(work)) as context:
         _use_threads(threads)
 
-        def make_scorer(run: RunFile, *reference: Any) -> Any:
+        def make_scorer(run: RunFile, weights: bytes, x: Any, y: Any, reference_accuracy: float) -> Any:
             from coppice.pruning.scoring import TorchScorer
 
-            return TorchScorer.build(run, *reference, device or run.evaluators.device)
+            place = device or run.evaluators.device
+            return TorchScorer.build(run, weights, x, y, reference_accuracy, place)
 
         serve(context, make_scorer)
 

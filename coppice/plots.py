@@ -224,12 +224,21 @@ def workers_plot(workers: Sequence[str], counts: Sequence[int]) -> str:
 def _bars(
     names: Sequence[str], values: Sequence[float], texts: Sequence[str], colour: str, left: float = 0.0
 ) -> tuple[Figure, Axes]:
-    figure, (axes,) = _figure(0.75 + 0.3 * len(names))
+    few = len(names) <= 12
+    figure, (axes,) = _figure(0.75 + (0.3 if few else 0.19) * len(names))
     y = list(range(len(names)))
     axes.barh(y, [value - left for value in values], left=left, color=colour, height=0.62, zorder=2)
     for row, value, text in zip(y, values, texts, strict=True):
-        axes.annotate(text, (value, row), xytext=(4, 0), textcoords="offset points", va="center", color=INK)
-    axes.set_yticks(y, names)
+        axes.annotate(
+            text,
+            (value, row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontsize=10 if few else 8,
+        )
+    axes.set_yticks(y, names, fontsize=9 if few else 8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.grid(False, axis="y")
@@ -268,7 +277,9 @@ def _percents(axis: Axis, crowded: bool) -> None:
 
     axis.set_major_locator(LogLocator(subs=(1.0,) if crowded else (1.0, 2.0, 5.0), numticks=20))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, position: f"{100 * value:.4g}%" if value <= 1 else ""))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, position: f"{100 * value:.4g}%" if value <= 1 else "")
+    )
 
 
 def _short(name: str, longest: int = 28) -> str:

@@ -66,7 +66,9 @@ def _notice(facts: Facts) -> str:
     if facts.record.state == "over":
         return ""
     done = sum(int(r["iterations"]) for r in facts.rounds)
-    where = f"{done:,} of {facts.run.rounds.tmax:,} iterations in {len(facts.rounds)} rounds"
+    where = (
+        f"{done:,} of {facts.run.rounds.tmax:,} iterations in {_count(len(facts.rounds), 'round', 'rounds')}"
+    )
     if facts.under_way is not None:
         where += f", search {facts.under_way} under way"
     if facts.record.state == "failed" or facts.reason:
@@ -142,7 +144,7 @@ def _cards(facts: Facts) -> Iterable[str]:
     yield _card(
         "evaluations",
         f"{len(evaluations):,}",
-        f"{feasible / len(evaluations):.0%} feasible, by {workers} evaluator{'s' * (workers != 1)}"
+        f"{feasible / len(evaluations):.0%} feasible, by {_count(workers, 'evaluator', 'evaluators')}"
         if evaluations
         else "",
     )
@@ -205,9 +207,9 @@ def _rounds_figure(facts: Facts) -> str:
     )
     first, last = rounds[0], rounds[-1]
     label = (
-        f"Two curves over {len(rounds)} rounds. Compression goes from {first['compression']:.1f}x to "
-        f"{last['compression']:.1f}x, accuracy from {_percent(first['accuracy'])} to "
-        f"{_percent(last['accuracy'])}."
+        f"Two curves over {_count(len(rounds), 'round', 'rounds')}. Compression goes from "
+        f"{first['compression']:.1f}x to {last['compression']:.1f}x, accuracy from "
+        f"{_percent(first['accuracy'])} to {_percent(last['accuracy'])}."
     )
     broken = sum(not r["feasible"] for r in rounds)
     caption = (
@@ -230,14 +232,15 @@ def _fitness_figure(facts: Facts) -> str:
     best = min(float(each.fitness.min()) for each in series)
     found = f"the best keeps {_percent(best)} ({1 / best:.1f}x)" if best <= 1 else "none is feasible yet"
     total = sum(len(each.fitness) for each in series)
+    told = f"{_count(total, 'evaluation', 'evaluations')} in {_count(len(series), 'search', 'searches')}"
     missed = sum(int((each.fitness > 1).sum()) for each in series)
     return _figure(
         plots.fitness_plot(series),
-        f"Fitness of {total} evaluations in {len(series)} searches; {found}.",
-        f"Every solution that was scored, on a logarithmic scale, lower is better: {total:,} evaluations in "
-        f"{len(series)} searches; {found}. Red crosses ({missed:,}) lose too much accuracy: 1 plus what is "
-        "missing. The green line is the best feasible so far of each search; every search begins with the "
-        "network that surgery has repaired since the one before.",
+        f"Fitness of {told}; {found}.",
+        f"Every solution that was scored, on a logarithmic scale, lower is better: {told}; {found}. Red "
+        f"crosses ({missed:,}) lose too much accuracy: 1 plus what is missing. The green line is the best "
+        "feasible so far of each search; every search begins with the network that surgery has repaired "
+        "since the one before.",
     )
 
 
@@ -247,7 +250,7 @@ def _crates_figure(facts: Facts) -> str:
     layers = facts.layer_names
     return _figure(
         plots.crates_plot(layers, [h.search for h in told], best),
-        f"The best crates of {len(layers)} layers in each of {len(told)} searches.",
+        f"The best crates of {_count(len(layers), 'layer', 'layers')} in each of {len(told)} searches.",
         "The best crates that each search found. A layer's threshold is mean(|w|) + crate · std(|w|): "
         "the higher, the harder the cut.",
     )
@@ -260,7 +263,7 @@ def _layers_figure(facts: Facts) -> str:
         plots.remaining_plot(
             [layer.name for layer in facts.layers], [layer.fraction for layer in facts.layers]
         ),
-        f"Fraction of weights that remain in each of {len(facts.layers)} layers, least in {kept.name} "
+        f"Weights that remain in {_count(len(facts.layers), 'layer', 'layers')}, least in {kept.name} "
         f"({kept.fraction:.2%}), most in {most.name} ({most.fraction:.2%}).",
         "Weights that remain in each layer of the best network, on a logarithmic scale.",
     )
@@ -278,7 +281,8 @@ def _workers_figure(facts: Facts) -> str:
     busiest = max(names, key=lambda name: counts[name])
     return _figure(
         plots.workers_plot(names, [counts[name] for name in names]),
-        f"Evaluations of {len(names)} evaluators, most by {busiest} ({counts[busiest]}).",
+        f"Evaluations of {_count(len(names), 'evaluator', 'evaluators')}, most by {busiest} "
+        f"({counts[busiest]:,}).",
         "Who scored how many solutions: host, process id and four random digits. An evaluator that was "
         "started again counts as another.",
     )
@@ -357,7 +361,11 @@ def _text(value: str) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return f"{fraction:.2%}"
+    return f"{fraction:.2%}" if not 0 < fraction < 0.001 else f"{100 * fraction:.2g}%"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from coppice import runfile
 from coppice.runfile import RunFile
 
 _SELF_EXPLANATORY = {
-    "name": "What the run is called: letters, digits, `_`, `.` and `-`, at most 100, the first a letter or digit.",
+    "name": "What the run is called: at most 100 letters, digits, `_`, `.` and `-`, no sign first.",
     "seed": "Of everything random: the same seed, data and machine type give the same result.",
     "data.name": "`digits` comes with scikit-learn; `mnist` reads the four idx files; `arrays` are your own.",
     "batch": "Samples in one step of training.",

@@ -161,6 +161,9 @@ class _Evaluator:
         else:
             if mine.announce(score.fitness, score.accuracy):
                 self.fit_files.put(mine.what.id, crates, score.fitness)
+            elif mine.beat():
+                # Still ours, so the very same score stands there already: it was published twice.
+                mine.discard()
 
     def _scorer(self, search: int, tick: Callable[[], None]) -> Scorer | None:
         """The scorer for the weights of one search; None: those weights are not there (any more)."""

@@ -198,11 +198,11 @@ class _Searcher:
     ) -> None:
         folder = next(iter(solutions)).scores_folder
         extra = None if checkpoint is None else self.checkpoints.next(checkpoint)
+        self.store.make_folder(folder)  # so that no evaluator has to
         if look_first:
             scored = announced_scores(self.store, folder)
             _, created = publish_missing(self.store, self.run_id, solutions, scored.__contains__, extra)
         else:
-            self.store.make_folder(folder)
             files = [(Waiting(id_).file, array_to_bytes(x)) for id_, x in solutions.items()]
             created = self.store.create_many([*([extra] if extra else []), *files])[0]
         if extra is not None:

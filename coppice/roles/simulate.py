@@ -21,7 +21,7 @@ from rich.live import Live
 
 from coppice.clock import SystemClock
 from coppice.errors import CoppiceError
-from coppice.roles.context import declare_failure, read_record
+from coppice.roles.context import declare_failure, read_failure, read_record
 from coppice.roles.master import read_result
 from coppice.roles.status import Status, read_status
 from coppice.runfile import RunFile
@@ -144,7 +144,7 @@ def simulate(
         finally:
             _stop(simulation.workers)
         if status != 0:
-            _show_reasons(console, simulation.workers, logs)
+            _show_reasons(console, store, simulation.workers, logs)
             return status
         shutil.rmtree(logs, ignore_errors=True)
         result = read_result(store)
@@ -250,10 +250,13 @@ def _stop(workers: list[Worker]) -> None:
             process.wait()
 
 
-def _show_reasons(console: Console, workers: list[Worker], logs: Path) -> None:
-    """What those that failed said last, in full for the first of them."""
-    for worker in workers:
-        if worker.process is not None and worker.status not in (0, None):
-            for line in worker.said():
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"logs: {logs}", highlight=False, soft_wrap=True)
+def _show_reasons(console: Console, store: Store, workers: list[Worker], logs: Path) -> None:
+    """Why it did not work: in one line where the run itself failed, else what the dead said last."""
+    reason = None
+    with contextlib.suppress(CoppiceError):
+        record = read_record(store)
+        reason = record.reason if record is not None and record.state == "failed" else read_failure(store)
+    dead = [w for w in workers if w.process is not None and w.status not in (0, None)]
+    lines = [f"the run failed: {reason}"] if reason else [line for w in dead[:1] for line in w.said(3)]
+    for line in [*lines, f"what all roles said is in {logs}"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

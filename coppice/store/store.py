@@ -120,12 +120,16 @@ class Store:
         """
         check_path(source)
         check_path(target)
-        home, in_doubt = self.home, False
+        home, in_doubt, folder = self.home, False, parent_of(target)
         with self._operation(f"rename {source} to {target}") as effort:
-            while True:
+            made = 0
+            while made < _HOPELESS:
+                # Asked before the rename: a folder that somebody else makes just after it failed must not be
+                # taken for the proof that the name was.
+                known = self._remembers_folder(folder)
                 try:
                     if home.rename(source, target):
-                        self._saw_folder(parent_of(target))
+                        self._saw_folder(folder)
                         return True
                 except TransientStoreError as error:
                     in_doubt = True
@@ -133,12 +137,15 @@ class Store:
                     continue
                 if in_doubt and effort.until_answered(lambda: self._has_moved(source, target)):
                     return True
-                if effort.until_answered(lambda: self._folder_is_there(parent_of(target))):
+                if known and not made:
                     return False
                 if effort.until_answered(lambda: home.stat(source)) is None:
                     return False
-                effort.until_answered(lambda: home.make_folder(parent_of(target)))
-                self._saw_folder(parent_of(target))
+                if effort.until_answered(lambda: home.stat(target)) is not None:
+                    return False
+                effort.until_answered(lambda: home.make_folder(folder))
+                made += 1
+            return False
 
     def touch(self, path: str) -> bool:
         """Give the file a new mtime, different from its last one. False where there is no such file."""
@@ -299,18 +306,13 @@ class Store:
         with self._lock:
             self._seen_folders[folder] = self._clock.monotonic()
 
-    def _folder_is_there(self, folder: str) -> bool:
-        """Whether a rename into `folder` can have failed for another reason than that it is missing."""
+    def _remembers_folder(self, folder: str) -> bool:
+        """Whether a rename into `folder` can fail only for another reason than that it is missing."""
         if folder == "":  # then the source's folder is there, or the source is not
             return True
         with self._lock:
             seen = self._seen_folders.get(folder)
-        if seen is not None and self._clock.monotonic() - seen < FOLDER_MEMORY_S:
-            return True
-        if self.home.stat(folder) is None:
-            return False
-        self._saw_folder(folder)
-        return True
+        return seen is not None and self._clock.monotonic() - seen < FOLDER_MEMORY_S
 
     def _many(self, call: Callable[[T], R], items: Sequence[T]) -> builtins.list[R]:
         if self.home.parallel > 1 and len(items) > 1:

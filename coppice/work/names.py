@@ -44,12 +44,13 @@ OWN_FOLDERS = frozenset((CLAIMS, SCORES, ASIDE, ROLES, ROUNDS, OUTER, NCS, HISTO
 
 WORKER = r"[A-Za-z0-9-]{1,80}"
 _ID = r"(?P<run>[0-9a-f]{8})_s(?P<search>\d{4,9})_g(?P<generation>\d{4,9})_i(?P<index>\d{2,9})"
-_SOLUTION = re.compile(rf"solution_{_ID}(?:_t(?P<attempt>\d{{1,4}}))?\.npy")
+_ATTEMPT = r"[1-9]\d{0,3}"
+_SOLUTION = re.compile(rf"solution_{_ID}(?:_t(?P<attempt>{_ATTEMPT}))?\.npy")
 _FIT = re.compile(rf"fit_solution_{_ID}\.npy")
-_CLAIM = re.compile(rf"solution_{_ID}_t(?P<attempt>\d{{1,4}})\.(?P<worker>{WORKER})\.npy")
+_CLAIM = re.compile(rf"solution_{_ID}_t(?P<attempt>{_ATTEMPT})\.(?P<worker>{WORKER})\.npy")
 _NUMBER = r"[0-9.e+-]{1,32}"
 _SCORE = re.compile(
-    rf"i(?P<index>\d{{2,9}})_t(?P<attempt>\d{{1,4}})_"
+    rf"i(?P<index>\d{{2,9}})_t(?P<attempt>{_ATTEMPT})_"
     rf"(?:f(?P<fitness>{_NUMBER})_a(?P<accuracy>{_NUMBER})|(?P<aside>aside))\.(?P<worker>{WORKER})\.npy",
     re.ASCII,
 )

@@ -105,6 +105,10 @@ class Claim:
         )
         return self.store.rename(self.what.file, f"{self.what.id.scores_folder}/{score.name}")
 
+    def discard(self) -> None:
+        """Scored before, by this same evaluator: there is nothing more to do with it."""
+        self.store.delete(self.what.file)
+
     def give_back(self) -> bool:
         """Unscored, through no fault of the solution."""
         return self.store.rename(self.what.file, Waiting(self.what.id, self.what.attempt).file)

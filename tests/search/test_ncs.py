@@ -188,6 +188,17 @@ def test_the_largest_fitness_values_do_not_overflow() -> None:
     np.testing.assert_array_equal(search.state()["f"], [-1.7e308, -1.7e308])
 
 
+@pytest.mark.parametrize("sigma", [1e-300, 1e-160, 1e100])
+def test_absurd_step_sizes_do_no_harm(sigma: float) -> None:
+    """Squares of them are 0 or infinite, which must not reach a division."""
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        search = ncs(sigma=sigma, start=np.zeros(3))
+        while not search.done:
+            asked = search.ask()
+            assert ((asked >= 0) & (asked <= 10)).all()
+            search.tell(np.array([waves(x) for x in asked]))
+
+
 def test_identical_points_are_at_distance_zero_and_far_ones_are_cut() -> None:
     x, sigma = np.array([[0.1, 0.7]] * 2), np.full(2, 0.3)
     assert (bhattacharyya(x, sigma, x, sigma) == 0).all()

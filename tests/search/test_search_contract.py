@@ -238,13 +238,15 @@ def test_restoring_takes_a_search_back(method: str) -> None:
     state = search.state()
     rest = run(search, bowl)
     search.restore(state)
+    search.tell(bowl(search.ask()))
     search.ask()
     search.restore(state)
     assert_same(run(search, bowl), rest)
 
 
 def test_the_callers_arrays_and_ours_are_not_shared(method: str) -> None:
-    expected = run(make_optimizer(method, **arguments()), bowl)
+    undisturbed = make_optimizer(method, **arguments())
+    expected = run(undisturbed, bowl)
     start = arguments()["start"]
     search = make_optimizer(method, **arguments(start=start))
     start[:] = 0
@@ -260,6 +262,7 @@ def test_the_callers_arrays_and_ours_are_not_shared(method: str) -> None:
         for array in search.state().values():
             array.fill(0)
     assert_same(generations, expected)
+    np.testing.assert_array_equal(search.best_solution, undisturbed.best_solution)
 
 
 def test_a_state_is_not_touched_by_the_search_that_was_restored_from_it(method: str) -> None:
@@ -390,7 +393,11 @@ def damaged(state: State) -> dict[str, State]:
     newer = json.dumps(json.loads(state["settings"].tobytes()) | {"format": 2}).encode()
     found["settings are of another format"] = state | {"settings": np.frombuffer(newer, dtype=np.uint8)}
     found["evaluations do not fit"] = state | {"evaluations": state["evaluations"] + 1}
-    found["generation is negative"] = state | {"generation": np.array(-1), "evaluations": np.array(-4)}
+    found["generation is negative"] = state | {
+        "generation": np.array(-1),
+        "evaluations": np.array(-4),
+        "best_fitness": np.array(np.inf),
+    }
     found["the best is infinite"] = state | {"best_fitness": np.array(np.inf)}
     return found
 

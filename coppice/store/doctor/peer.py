@@ -1,0 +1,143 @@
+"""The second process of the doctor: on the same store, doing what it is told."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from coppice.store.errors import StoreError, TransientStoreError
+from coppice.store.store import Store
+
+_START_PATIENCE_S = 60.0
+_ANSWER_PATIENCE_S = 300.0
+_HEAD_START_S = 0.003
+
+
+class Peer:
+    """Another caller on the same store: a process, or a thread where no process can open that store.
+
+    What is not in `Store` is asked of its home. Use it in a `with`. Raises `StoreError` for whatever goes
+    wrong over there.
+    """
+
+    def __init__(self, open_it: Callable[[], Store], in_thread: bool) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        self._process: Any = None
+        if not in_thread:
+            # Spawned, not forked: a fork would share connections and locks with us.
+            process = multiprocessing.get_context("spawn").Process(
+                target=_serve, args=(theirs, open_it), daemon=True
+            )
+            try:
+                process.start()
+                self._process = process
+            except (pickle.PicklingError, AttributeError, TypeError):  # cannot be sent: a lambda
+                pass
+        self.is_process = self._process is not None
+        if self._process is None:
+            self._process = threading.Thread(target=_serve, args=(theirs, open_it), daemon=True)
+            self._process.start()
+        else:
+            theirs.close()  # so that we hear if the process dies
+        self._answer(_START_PATIENCE_S)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Do it over there; the result."""
+        self.begin(method, *arguments)
+        return self.end()
+
+    def begin(self, method: str, *arguments: Any, at_s: float = 0.0) -> None:
+        """Let it be done over there, at a moment of `time.monotonic`; `end` fetches the result."""
+        self._connection.send((at_s, method, arguments))
+
+    def is_done(self) -> bool:
+        """Whether `end` would not have to wait."""
+        return self._connection.poll()
+
+    def end(self) -> Any:
+        """The result of what was begun."""
+        return self._answer(_ANSWER_PATIENCE_S)
+
+    def race(self, ours: Callable[[], Any], method: str, *arguments: Any) -> tuple[Any, Any]:
+        """Do both at the same moment; our result and theirs."""
+        at_s = time.monotonic() + _HEAD_START_S
+        self.begin(method, *arguments, at_s=at_s)
+        _wait_until(at_s)
+        try:
+            mine = ours()
+        finally:
+            theirs = self.end()
+        return mine, theirs
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()  # which ends it
+        self._process.join(5)
+        if self.is_process and self._process.is_alive():
+            self._process.kill()
+
+    def _answer(self, patience_s: float) -> Any:
+        try:
+            if not self._connection.poll(patience_s):
+                raise TransientStoreError(f"the doctor's second process did not answer for {patience_s:g} s")
+            worked, answer = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            raise StoreError("the doctor's second process ended; see its message above") from error
+        if not worked:
+            raise StoreError(f"in a second process: {answer}")
+        return answer
+
+
+def replace_again_and_again(store: Store, path: str, versions: int) -> None:
+    """Replace `path` by page after page."""
+    for version in range(versions):
+        store.replace(path, page(version))
+
+
+def page(version: int) -> bytes:
+    """A content that shows whether it is whole: its length goes with its bytes."""
+    return bytes([version % 251]) * (20_000 + 1_000 * (version % 251))
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether `data` is some `page`."""
+    return bool(data) and data == page(data[0])
+
+
+def _wait_until(at_s: float) -> None:
+    # Without sleeping: the point is to be at the same moment as somebody else, to some microseconds.
+    while time.monotonic() < at_s:
+        pass
+
+
+def _serve(connection: Connection, open_it: Callable[[], Store]) -> None:
+    """The other side: answers (worked, result) for each (moment, method, arguments), until the pipe ends."""
+    try:
+        with open_it() as store:
+            connection.send((True, None))
+            while True:
+                at_s, method, arguments = connection.recv()
+                connection.send(_done(store, at_s, method, arguments))
+    except (EOFError, OSError):
+        return
+    except StoreError as error:
+        connection.send((False, str(error)))
+
+
+def _done(store: Store, at_s: float, method: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    act = replace_again_and_again if method == "replace_again_and_again" else getattr(Store, method)
+    _wait_until(at_s)
+    try:
+        return True, act(store, *arguments)
+    except StoreError as error:
+        return False, str(error)

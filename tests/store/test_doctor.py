@@ -1,0 +1,131 @@
+"""The doctor: calls good homes good, finds what is wrong with bad ones, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from coppice.store import Store
+from coppice.store.doctor import Finding, Verdict, diagnose
+from coppice.store.memory import MemoryHome
+from tests.support.broken_homes import DelayedHome, open_broken
+from tests.support.clocks import FakeClock
+from tests.support.homes import HomeSpec, over_homes
+
+CHECKS = {
+    "can be reached and written to",
+    "creates a name only once",
+    "renames without overwriting",
+    "lets one of two callers win",
+    "shows whole files while they are replaced",
+    "shows new files to others at once",
+    "shows others that a file was touched",
+}
+TIMINGS = {
+    "create an empty file",
+    "create a file of 200 bytes",
+    "list a folder",
+    "look at a file",
+    "read 200 bytes",
+    "touch a file",
+    "rename a file",
+    "delete a file",
+}
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    named = {finding.what: finding for finding in findings}
+    assert len(named) == len(findings)
+    return named
+
+
+def open_spec(spec: HomeSpec) -> Store:
+    return Store(spec.open())
+
+
+@over_homes()
+def test_good_homes_are_called_good(home_spec: HomeSpec, store: Store) -> None:
+    findings = by_name(diagnose(functools.partial(open_spec, home_spec), rounds=6))
+    assert findings.keys() == CHECKS | TIMINGS
+    # Timings are the machine's affair, promises are ours.
+    assert {what: findings[what].verdict for what in CHECKS} == dict.fromkeys(CHECKS, Verdict.OK)
+    assert {findings[what].verdict for what in TIMINGS} <= {Verdict.OK, Verdict.SLOW}
+    for what in TIMINGS:
+        assert 0 < findings[what].figures["median_ms"] <= findings[what].figures["max_ms"]
+    races = findings["lets one of two callers win"].figures
+    assert (races["races"], races["wrong"]) == (12, 0)
+    assert ("threads" in findings["can be reached and written to"].advice) == (home_spec.kind == "memory")
+    assert store.stat("") is None  # the root was not there before
+
+
+def test_a_url_will_do_and_what_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / ".tmp").mkdir()
+    findings = by_name(diagnose(str(tmp_path), rounds=2))
+    assert findings.keys() == CHECKS | TIMINGS
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp", "run.json"]
+    assert list((tmp_path / ".tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "verdict", "advice"),
+    [
+        ("overwriting", "renames without overwriting", Verdict.UNSAFE, "not safe: a rename overwrites"),
+        ("overwriting", "creates a name only once", Verdict.UNSAFE, "not safe"),
+        ("copying", "lets one of two callers win", Verdict.UNSAFE, "both won"),
+        ("tearing", "shows whole files while they are replaced", Verdict.UNSAFE, "parts of files"),
+        ("forgetful", "shows new files to others at once", Verdict.SLOW, "late"),
+        ("forgetful", "shows others that a file was touched", Verdict.SLOW, "late"),
+    ],
+)
+def test_what_is_wrong_is_found(kind: str, what: str, verdict: Verdict, advice: str, tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    finding = by_name(diagnose(functools.partial(open_broken, kind, str(root))))[what]
+    assert (finding.what, finding.verdict) == (what, verdict)
+    assert advice in finding.advice
+
+
+def test_a_store_that_cannot_be_written_is_one_finding(tmp_path: Path) -> None:
+    findings = diagnose(functools.partial(open_broken, "read-only", str(tmp_path)))
+    assert [finding.verdict for finding in findings] == [Verdict.ERROR]
+    assert "no permission" in findings[0].advice
+
+
+def test_a_url_that_is_none_is_one_finding() -> None:
+    assert [finding.verdict for finding in diagnose("s3://bucket/work")] == [Verdict.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("webhdfs://nn/x", "dfs.client.block.write.locateFollowingBlock.initial.delay.ms=10"),
+        ("/mnt/x", "6 of 12 small files took 300 ms and more"),
+    ],
+)
+def test_the_datanodes_delay_is_recognised(url: str, advice: str) -> None:
+    clock = FakeClock()
+    home = DelayedHome(clock, url)
+    findings = by_name(diagnose(lambda: Store(home, clock=clock), clock=clock))
+    small = findings["create a file of 200 bytes"]
+    assert small.verdict is Verdict.SLOW
+    assert advice in small.advice
+    assert ("hdfs-site.xml" in small.advice) == url.startswith("webhdfs")
+    assert small.figures["max_ms"] == pytest.approx(420)
+    assert findings["create an empty file"].verdict is Verdict.OK
+    assert findings["create an empty file"].figures["median_ms"] == pytest.approx(20)
+
+
+def test_a_storage_that_is_far_away_is_slow() -> None:
+    clock = FakeClock()
+
+    class FarHome(MemoryHome):
+        def touch(self, path: str) -> bool:
+            clock.sleep(0.8)
+            return super().touch(path)
+
+    home = FarHome("far", clock)
+    findings = by_name(diagnose(lambda: Store(home, clock=clock), clock=clock))
+    assert findings["touch a file"].verdict is Verdict.SLOW
+    assert findings["list a folder"].verdict is Verdict.OK

@@ -1,0 +1,209 @@
+"""Every name goes there and back; whatever is not written exactly as we write it is not ours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coppice.work import names
+from coppice.work.names import Claimed, Scored, SolutionId, Waiting
+
+quick = settings(deadline=None, max_examples=60)
+
+RUNS = st.text("0123456789abcdef", min_size=8, max_size=8)
+NUMBERS = st.integers(0, 999_999_999)
+ATTEMPTS = st.integers(1, 9999)
+WORKERS = st.from_regex(rf"\A{names.WORKER}\Z")
+IDS = st.builds(SolutionId, RUNS, NUMBERS, NUMBERS, NUMBERS)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+@quick
+@given(IDS, ATTEMPTS)
+def test_a_waiting_solution_goes_there_and_back(id_: SolutionId, attempt: int) -> None:
+    waiting = Waiting(id_, attempt)
+    assert names.parse_waiting(waiting.file) == waiting
+    assert names.is_own(waiting.file)
+
+
+@quick
+@given(IDS)
+def test_a_fit_file_goes_there_and_back(id_: SolutionId) -> None:
+    assert names.parse_fit(id_.fit_file) == id_
+    assert names.is_own(id_.fit_file)
+
+
+@quick
+@given(IDS, ATTEMPTS, WORKERS)
+def test_a_claim_goes_there_and_back(id_: SolutionId, attempt: int, worker: str) -> None:
+    claimed = Claimed(id_, attempt, worker)
+    assert claimed.file.startswith(f"{names.CLAIMS}/")
+    assert names.parse_claim(last(claimed.file)) == claimed
+
+
+@quick
+@given(NUMBERS, ATTEMPTS, FINITE, FINITE, WORKERS)
+def test_a_score_goes_there_and_back_to_the_bit(
+    index: int, attempt: int, fitness: float, accuracy: float, worker: str
+) -> None:
+    score = Scored(index, attempt, fitness, accuracy, worker)
+    parsed = names.parse_score(score.name)
+    assert parsed == score
+    assert parsed is not None
+    assert parsed.fitness is not None
+    assert math.copysign(1, parsed.fitness) == math.copysign(1, fitness)
+
+
+@quick
+@given(NUMBERS, ATTEMPTS, WORKERS)
+def test_a_solution_set_aside_goes_there_and_back(index: int, attempt: int, worker: str) -> None:
+    score = Scored(index, attempt, None, None, worker)
+    assert names.parse_score(score.name) == score
+
+
+@quick
+@given(FINITE)
+def test_a_score_from_numpy_has_the_same_name_as_from_python(value: float) -> None:
+    ours = Scored(3, 1, value, value, "host-1-abcd")
+    theirs = Scored(3, 1, np.float64(value), np.float64(value), "host-1-abcd")
+    assert theirs.name == ours.name
+    assert names.parse_score(theirs.name) == ours
+
+
+@quick
+@given(RUNS, NUMBERS, NUMBERS)
+def test_a_scores_folder_goes_there_and_back(run: str, search: int, generation: int) -> None:
+    folder = names.scores_folder(run, search, generation)
+    assert names.parse_scores_folder(last(folder)) == (run, search, generation)
+
+
+@quick
+@given(NUMBERS)
+def test_weights_and_rounds_go_there_and_back(number: int) -> None:
+    assert names.parse_weights(names.weights(number)) == number
+    assert names.is_own(names.weights(number))
+    assert names.parse_round(last(names.round_record(number))) == number
+
+
+@quick
+@given(st.lists(IDS, unique=True, max_size=8))
+def test_no_two_solutions_share_a_file(ids: list[SolutionId]) -> None:
+    files = [name for id_ in ids for name in (Waiting(id_).file, Waiting(id_, 2).file, id_.fit_file)]
+    assert len(set(files)) == len(files)
+
+
+ID = "0123abcd_s0001_g0002_i03"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"solution_{ID}",
+        f"solution_{ID}.npy.tmp",
+        f"Solution_{ID}.npy",
+        f" solution_{ID}.npy",
+        f"solution_{ID}.npy\n",
+        f"solution_{ID}_t1.npy",  # the first try carries no number
+        f"solution_{ID}_t0.npy",
+        f"solution_{ID}_t02.npy",
+        f"solution_{ID}_t99999.npy",
+        "solution_0123abcd_s0001_g0002_i003.npy",
+        "solution_0123abcd_s00001_g0002_i03.npy",
+        "solution_0123abcd_s١٢٣٤_g0002_i03.npy",  # digits to \d and int(), but not what we write
+        "solution_0123ABCD_s0001_g0002_i03.npy",
+        "solution_0123abc_s0001_g0002_i03.npy",
+        "solution_000001.npy",
+        f"fit_solution_{ID}_t2.npy",
+        "fit_solution_0123abcd_s0001_g0002_i003.npy",
+        "weights_s00001.safetensors",
+        "weights_s1.safetensors",
+        "weights_s0001.safetensors.part",
+        "thesis.pdf",
+        "",
+    ],
+)
+def test_what_is_not_written_as_we_write_it_is_foreign(name: str) -> None:
+    assert names.parse_waiting(name) is None
+    assert names.parse_fit(name) is None
+    assert names.parse_weights(name) is None
+    assert not names.is_own(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"solution_{ID}.worker.npy",  # a claim always carries its try
+        f"solution_{ID}_t01.worker.npy",
+        f"solution_{ID}_t1..npy",
+        f"solution_{ID}_t1.a.b.npy",
+        f"solution_{ID}_t1.{'w' * 81}.npy",
+        f"solution_{ID}_t1.wörker.npy",
+    ],
+)
+def test_what_is_no_claim_is_not_taken_for_one(name: str) -> None:
+    assert names.parse_claim(name) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "i03_t1_fnan_a0.9.w.npy",
+        "i03_t1_finf_a0.9.w.npy",
+        "i03_t1_f0.5_anan.w.npy",
+        "i03_t1_f1e999_a0.9.w.npy",
+        "i03_t1_f0.5_a-1e999.w.npy",
+        "i03_t1_f0.5.w.npy",
+        "i03_t1_f1.2.3_a0.9.w.npy",
+        "i03_t1_f--1_a0.9.w.npy",
+        "i03_t1_f0x1p3_a0.9.w.npy",
+        "i03_t1_f" + "1" * 40 + "_a0.9.w.npy",
+        "i3_t1_f0.5_a0.9.w.npy",
+        "i٠٣_t1_f0.5_a0.9.w.npy",
+        "i03_t1_aside.npy",
+        "i03_t1_None.w.npy",
+    ],
+)
+def test_a_score_that_is_no_number_is_not_a_score(name: str) -> None:
+    assert names.parse_score(name) is None
+
+
+@quick
+@given(st.text(max_size=60))
+def test_any_text_is_taken_or_left_but_never_an_error(name: str) -> None:
+    for parse in (
+        names.parse_waiting,
+        names.parse_fit,
+        names.parse_claim,
+        names.parse_score,
+        names.parse_scores_folder,
+        names.parse_weights,
+        names.parse_round,
+    ):
+        parse(name)
+    names.is_own(name)
+
+
+def test_the_names_that_users_know_stay_as_they_are() -> None:
+    """The files of the original four jobs, see the issue and docs/protocol.md."""
+    id_ = SolutionId("0123abcd", 1, 2, 3)
+    assert Waiting(id_).file == "solution_0123abcd_s0001_g0002_i03.npy"
+    assert id_.fit_file == "fit_solution_0123abcd_s0001_g0002_i03.npy"
+    for name in (
+        "new_itr.txt",
+        "report.txt",
+        "ncs_start.txt",
+        "ncs_over.txt",
+        "crates_list.npy",
+        "data.npy",
+        "accuracy.npy",
+        "run.json",
+    ):
+        assert names.is_own(name)
