@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +43,8 @@ WorkArgument = Annotated[
     typer.Argument(metavar="WORK", envvar="COPPICE_WORK", help="The work folder: a path or webhdfs:// URL."),
 ]
 RunFileArgument = Annotated[
-    Path, typer.Argument(metavar="RUN.yaml", help="The run file; see jobs/digits.yaml.")
+    Path,
+    typer.Argument(metavar="RUN.yaml", envvar="COPPICE_RUN", help="The run file; see jobs/digits.yaml."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 FreshOption = Annotated[
@@ -298,17 +298,11 @@ def _closing(store: Any) -> Iterator[Any]:
 
 
 def script(role: str) -> Callable[[], None]:
-    """What main1.py, loop_outer.py, loop_ncs.py and evaluator.py run: one role, with its options."""
+    """What main1.py, loop_outer.py, loop_ncs.py and evaluator.py run: one role, with its options.
 
-    def run() -> None:
-        # A container may name everything by its environment.
-        named = os.environ.get("COPPICE_RUN")
-        arguments = sys.argv[1:]
-        if role == "master" and named and not any(not a.startswith("-") for a in arguments):
-            arguments = [named, *arguments]
-        main([role, *arguments])
-
-    return run
+    A container may name everything by its environment: COPPICE_RUN and COPPICE_WORK.
+    """
+    return lambda: main([role, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import json
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from coppice import report_page
 from coppice.pruning.contract import Float64s
@@ -22,10 +23,12 @@ from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Store
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
-from coppice.work.contents import RunRecord, json_from_bytes, vector_from_bytes
+from coppice.work.contents import Report, RunRecord, json_from_bytes, vector_from_bytes
 from coppice.work.errors import BadContent
 
 _MAX_JSON_BYTES = 1 << 26
+
+T = TypeVar("T")
 
 
 def write_report(store: Store) -> str:
@@ -60,6 +63,32 @@ class LayerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultLayer:
+    """One layer in result.json."""
+
+    name: str
+    shape: tuple[int, ...]
+    remaining: int
+    crate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the page takes from result.json."""
+
+    parameters_total: int
+    parameters_remaining: int
+    compression: float
+    weights_total: int
+    weights_remaining: int
+    layers: tuple[ResultLayer, ...]
+    reference_accuracy: float
+    pruned_accuracy: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the page tells."""
 
@@ -67,14 +96,14 @@ class Facts:
     run: RunFile
     reason: str | None
     """Why the run failed, where it did."""
-    rounds: list[dict[str, Any]]
+    rounds: list[Report]
     histories: list[SearchHistory]
     """The last one may still be under way."""
     under_way: int | None
     """The search that is."""
     layers: list[LayerFacts]
-    result: dict[str, Any] | None
-    """result.json, where the run has come so far."""
+    result: Result | None
+    """Of result.json, where the run has come so far."""
     reference: float | None
     """The dense network's accuracy on the held-out samples."""
     parameters_total: int | None
@@ -95,16 +124,16 @@ def read_facts(store: Store) -> Facts:
     if record is None:
         raise BadContent(f"{store.url}: no run here (no {names.RUN}); the master creates it")
     run = parse_run_file(record.run_file, names.RUN)
-    rounds = read_rounds(store)
+    rounds = [_checked(Report, each, names.round_record(i + 1)) for i, each in enumerate(read_rounds(store))]
     histories = read_histories(store)
     current = _search_under_way(store, done=len(histories))
     result = _result(store, record.run_id)
     saved, state = _outer_checkpoint(store)
     accuracy = store.read(names.ACCURACY)
     if result is not None:
-        total: int | None = result["parameters_total"]
+        total: int | None = result.parameters_total
     else:
-        total = round(rounds[-1]["compression"] * rounds[-1]["parameters_remaining"]) if rounds else None
+        total = round(rounds[-1].compression * rounds[-1].parameters_remaining) if rounds else None
     return Facts(
         record=record,
         run=run,
@@ -112,25 +141,32 @@ def read_facts(store: Store) -> Facts:
         rounds=rounds,
         histories=[*histories, *([current] if current else [])],
         under_way=current.search if current else None,
-        layers=_layers_of_result(result) if result is not None else _layers_so_far(state),
+        layers=_layers_so_far(state)
+        if result is None
+        else [LayerFacts(each.name, each.shape, each.remaining, each.crate) for each in result.layers],
         result=result,
         reference=None if accuracy is None else float(vector_from_bytes(accuracy, names.ACCURACY, 1)[0]),
         parameters_total=total,
-        seconds=saved.get("seconds") if result is None else result["seconds"],
+        seconds=saved.get("seconds") if result is None else result.seconds,
     )
 
 
-def _result(store: Store, run_id: str) -> dict[str, Any] | None:
+def _result(store: Store, run_id: str) -> Result | None:
     data = store.read(names.RESULT_JSON, _MAX_JSON_BYTES)
     if data is None:
         return None
     result = json_from_bytes(data, names.RESULT_JSON)
-    if result.get("run_id") != run_id:
-        return None
-    missing = [key for key in report_page.RESULT_KEYS if key not in result]
-    if missing:
-        raise BadContent(f"{names.RESULT_JSON}: {missing[0]}: is missing")
-    return result
+    return _checked(Result, result, names.RESULT_JSON) if result.get("run_id") == run_id else None
+
+
+def _checked(kind: type[T], value: dict[str, Any], name: str) -> T:
+    """The JSON object in file `name` as a dataclass. Raises `BadContent`: somebody has changed it."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadContent(f"{name}: {key}: {first['msg']}") from error
 
 
 def _search_under_way(store: Store, done: int) -> SearchHistory | None:
@@ -145,16 +181,6 @@ def _search_under_way(store: Store, done: int) -> SearchHistory | None:
 
 
 # Layers
-
-
-def _layers_of_result(result: dict[str, Any]) -> list[LayerFacts]:
-    try:
-        return [
-            LayerFacts(str(each["name"]), tuple(each["shape"]), int(each["remaining"]), float(each["crate"]))
-            for each in result["layers"]
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadContent(f"{names.RESULT_JSON}: layers: not as Coppice writes them ({error})") from error
 
 
 def _outer_checkpoint(store: Store) -> tuple[dict[str, Any], bytes]:

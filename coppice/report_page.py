@@ -18,20 +18,6 @@ from coppice import plots
 if TYPE_CHECKING:
     from coppice.report import Facts
 
-RESULT_KEYS = (
-    "parameters_total",
-    "parameters_remaining",
-    "compression",
-    "weights_total",
-    "weights_remaining",
-    "layers",
-    "reference_accuracy",
-    "pruned_accuracy",
-    "validation_accuracy",
-    "seconds",
-)
-"""What the page takes from result.json."""
-
 
 def page(facts: Facts) -> str:
     """The whole page."""
@@ -65,7 +51,7 @@ def _notice(facts: Facts) -> str:
     """What a reader must know before the numbers."""
     if facts.record.state == "over":
         return ""
-    done = sum(int(r["iterations"]) for r in facts.rounds)
+    done = sum(r.iterations for r in facts.rounds)
     where = (
         f"{done:,} of {facts.run.rounds.tmax:,} iterations in {_count(len(facts.rounds), 'round', 'rounds')}"
     )
@@ -85,18 +71,18 @@ def _headline(facts: Facts) -> str:
     result = facts.result
     if result is not None:
         return _hero(
-            float(result["compression"]),
-            f"{result['parameters_remaining']:,} of {result['parameters_total']:,} parameters remain. "
-            f"On the test set the pruned network is right for {_percent(result['pruned_accuracy'])} of the "
-            f"samples, the dense one for {_percent(result['reference_accuracy'])}.",
+            result.compression,
+            f"{result.parameters_remaining:,} of {result.parameters_total:,} parameters remain. "
+            f"On the test set the pruned network is right for {_percent(result.pruned_accuracy)} of the "
+            f"samples, the dense one for {_percent(result.reference_accuracy)}.",
         )
     if not facts.rounds:
         return '<p class="hero-text">No round is done yet.</p>'
     last = facts.rounds[-1]
     return _hero(
-        float(last["best_compression"]),
+        last.best_compression,
         "The best network so far that keeps the constraint on the held-out samples. After the last round it "
-        f"is {last['compression']:.1f}x at {_percent(last['accuracy'])} accuracy.",
+        f"is {last.compression:.1f}x at {_percent(last.accuracy)} accuracy.",
     )
 
 
@@ -114,23 +100,21 @@ def _cards(facts: Facts) -> Iterable[str]:
     if result is not None:
         yield _card(
             "test accuracy",
-            _percent(result["pruned_accuracy"]),
-            f"dense network {_percent(result['reference_accuracy'])}",
+            _percent(result.pruned_accuracy),
+            f"dense network {_percent(result.reference_accuracy)}",
         )
-        yield _card(
-            "parameters kept", f"{result['parameters_remaining']:,}", f"of {result['parameters_total']:,}"
-        )
-        yield _card("weights kept", f"{result['weights_remaining']:,}", f"of {result['weights_total']:,}")
-        held_out = result["validation_accuracy"]
+        yield _card("parameters kept", f"{result.parameters_remaining:,}", f"of {result.parameters_total:,}")
+        yield _card("weights kept", f"{result.weights_remaining:,}", f"of {result.weights_total:,}")
+        held_out: float | None = result.validation_accuracy
     else:
-        best = facts.rounds[-1]["best_compression"] if facts.rounds else None
+        best = facts.rounds[-1].best_compression if facts.rounds else None
         total = facts.parameters_total
         yield _card(
             "parameters kept",
             f"{round(total / best):,}" if total and best else "none yet",
             f"of {total:,}, by the best network so far" if total else "",
         )
-        held_out = facts.rounds[-1]["accuracy"] if facts.rounds else None
+        held_out = facts.rounds[-1].accuracy if facts.rounds else None
     yield _card(
         "held-out accuracy",
         "none yet" if held_out is None else _percent(held_out),
@@ -149,7 +133,7 @@ def _cards(facts: Facts) -> Iterable[str]:
         else "",
     )
     if facts.seconds is not None:
-        yield _card("time", _duration(float(facts.seconds)), "of the outer loop, over all its starts")
+        yield _card("time", _duration(facts.seconds), "of the outer loop, over all its starts")
 
 
 def _card(name: str, value: str, note: str) -> str:
@@ -195,12 +179,12 @@ def _figure(svg: str, label: str, caption: str) -> str:
 def _rounds_figure(facts: Facts) -> str:
     rounds, run = facts.rounds, facts.run
     allowed = None if facts.reference is None else facts.reference - run.constraint.accuracy_drop
-    fixed = [int(r["round"]) for r in rounds if r["iteration"] > run.surgery.prune_until]
+    fixed = [r.round for r in rounds if r.iteration > run.surgery.prune_until]
     svg = plots.rounds_plot(
-        [int(r["round"]) for r in rounds],
-        [float(r["compression"]) for r in rounds],
-        [float(r["accuracy"]) for r in rounds],
-        [bool(r["feasible"]) for r in rounds],
+        [r.round for r in rounds],
+        [r.compression for r in rounds],
+        [r.accuracy for r in rounds],
+        [r.feasible for r in rounds],
         reference=facts.reference,
         allowed=allowed,
         fixed_from=fixed[0] if fixed else None,
@@ -208,10 +192,10 @@ def _rounds_figure(facts: Facts) -> str:
     first, last = rounds[0], rounds[-1]
     label = (
         f"Two curves over {_count(len(rounds), 'round', 'rounds')}. Compression goes from "
-        f"{first['compression']:.1f}x to {last['compression']:.1f}x, accuracy from "
-        f"{_percent(first['accuracy'])} to {_percent(last['accuracy'])}."
+        f"{first.compression:.1f}x to {last.compression:.1f}x, accuracy from "
+        f"{_percent(first.accuracy)} to {_percent(last.accuracy)}."
     )
-    broken = sum(not r["feasible"] for r in rounds)
+    broken = sum(not r.feasible for r in rounds)
     caption = (
         "The network after each round of surgery; accuracy on the samples held out of the training set. "
         + (
@@ -314,14 +298,14 @@ def _layers_table(facts: Facts) -> str:
 def _rounds_table(facts: Facts) -> str:
     rows = [
         [
-            f"{r['round']}",
-            f"{r['iteration']:,}",
-            f"{r['searches']}",
-            f"{r['parameters_remaining']:,}",
-            f"{r['compression']:.2f}x",
-            _percent(r["accuracy"]),
-            "yes" if r["feasible"] else "no",
-            "" if r["loss"] is None else f"{r['loss']:.4f}",
+            f"{r.round}",
+            f"{r.iteration:,}",
+            f"{r.searches}",
+            f"{r.parameters_remaining:,}",
+            f"{r.compression:.2f}x",
+            _percent(r.accuracy),
+            "yes" if r.feasible else "no",
+            "" if r.loss is None else f"{r.loss:.4f}",
         ]
         for r in facts.rounds
     ]

@@ -431,9 +431,10 @@ def test_damage_is_named_not_papered_over(made: Made) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"compression": None}, "compression: is missing"),
-        ({"layers": [{"name": "fc1"}]}, "layers: not as Coppice writes them"),
-        ({"layers": 3}, "layers: not as Coppice writes them"),
+        ({"compression": None}, "compression: Field required"),
+        ({"seconds": "long"}, "seconds: Input should be a valid number"),
+        ({"layers": [{"name": "fc1"}]}, "layers.0.shape: Field required"),
+        ({"layers": 3}, "layers: Input should be a valid tuple"),
     ],
 )
 def test_a_result_that_somebody_changed_is_named(made: Made, change: dict[str, Any], complaint: str) -> None:
@@ -443,6 +444,13 @@ def test_a_result_that_somebody_changed_is_named(made: Made, change: dict[str, A
     result = {key: value for key, value in result.items() if value is not None}
     made.store.replace(names.RESULT_JSON, json.dumps(result).encode())
     with pytest.raises(BadContent, match=f"^result/result.json: {complaint}"):
+        write_report(made.store)
+
+
+def test_a_round_that_somebody_changed_is_named(made: Made) -> None:
+    made.finished()
+    made.store.replace(names.round_record(2), b'{"round": 2}')
+    with pytest.raises(BadContent, match=r"^rounds/round_0002\.json: run: Field required"):
         write_report(made.store)
 
 

@@ -1,4 +1,4 @@
-"""The run file: every mistake is answered in one line; what is accepted travels unchanged; the docs are true."""
+"""The run file: every mistake gets one line, what is accepted travels unchanged, the docs are true."""
 
 from __future__ import annotations
 
@@ -124,6 +124,8 @@ def complaint_about(text: str | bytes, folder: Path) -> str:
         ("? [1, 2]\n: 3", ", line 1: not valid YAML (found unhashable key)"),
         ("!!python/object/apply:os.abort []", ", line 1: not valid YAML (could not determine a constructor"),
         ("name: a\n---\nname: b", "line 2: not valid YAML (but found another document)"),
+        ("name: !%0A a", ", line 1: not valid YAML (could not determine a constructor for the tag '!\\n')"),
+        ('name: a\n"\\r": 1', ":  : unknown key; expected one of name,"),
         ("{" * 5000, ": not valid YAML ("),
         (b"name: \xff\xfe", ": not valid YAML (not readable as text)"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", ": not valid YAML (not readable as text)"),
@@ -268,7 +270,7 @@ def test_only_the_name_must_be_given() -> None:
 def test_a_run_file_cannot_be_changed_once_it_is_checked() -> None:
     run = RunFile(name="a")
     with pytest.raises(ValueError, match="frozen"):
-        run.seed = 2  # type: ignore[misc]
+        run.seed = 2
 
 
 # docs/runfile.md

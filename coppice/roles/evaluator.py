@@ -232,11 +232,14 @@ class FitFiles:
         self._delay_s = FIT_FILE_DELAY_S if context.store.home.parallel > 1 else 0.0
         self._queue: queue.SimpleQueue[tuple[float, SolutionId, Float64s, float]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._given_up = False
         self.newest = (0, 0)
         """Search and generation last seen to be under way."""
 
     def put(self, id_: SolutionId, crates: Float64s, fitness: float) -> None:
         """Have it written soon."""
+        if self._given_up:
+            return
         if not self._context.background:
             self._write(id_, crates, fitness)
             return
@@ -248,17 +251,19 @@ class FitFiles:
     def _run(self) -> None:
         clock = self._context.clock
         try:
-            while True:
+            while not self._given_up:
                 due, id_, crates, fitness = self._queue.get()
-                if due > clock.monotonic():
-                    clock.sleep(max(0.0, due - clock.monotonic()))
+                clock.sleep(max(0.0, due - clock.monotonic()))
                 self._write(id_, crates, fitness)
         except Stopped:
             return
-        except StoreError as error:
-            # Not this role's undoing: where nothing can be written, announcing the next score says so.
-            self._context.say(f"fit files are no longer written: {error}")
 
     def _write(self, id_: SolutionId, crates: Float64s, fitness: float) -> None:
-        if _generation(id_) >= self.newest:
+        if _generation(id_) < self.newest:
+            return
+        try:
             self._store.create(id_.fit_file, fit_bytes(crates, fitness))
+        except StoreError as error:
+            # No reason to end: the score is announced, and a rename needs no space.
+            self._given_up = True
+            self._context.say(f"fit files are no longer written: {error}")

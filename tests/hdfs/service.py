@@ -14,7 +14,14 @@ _GUARD = """
 exec 3<&0
 "$@" </dev/null 3<&- & child=$!
 echo $child > "$PID_FILE.new" && mv "$PID_FILE.new" "$PID_FILE"
-{ cat <&3 >/dev/null; trap "" TERM; kill -9 $child 2>/dev/null; rm -rf "$DATA_FOLDER"; } & guard=$!
+{
+    cat <&3 >/dev/null
+    trap "" TERM
+    kill -9 $child 2>/dev/null
+    while kill -0 $child 2>/dev/null; do sleep 0.05; done
+    # Other guards do the same at the same time, and their servers may still be writing.
+    for try in 1 2 3 4 5; do rm -rf "$DATA_FOLDER" 2>/dev/null && break; sleep 0.5; done
+} & guard=$!
 exec 3<&-
 wait $child; status=$?
 kill $guard 2>/dev/null

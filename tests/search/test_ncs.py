@@ -249,6 +249,15 @@ def test_a_state_of_another_spread_or_r_is_refused(changes: dict[str, Any]) -> N
         ncs(**changes).restore(ncs().state())
 
 
+def test_a_state_without_fitness_values_is_refused() -> None:
+    search = ncs()
+    search.tell(np.ones(len(search.ask())))
+    state = search.state()
+    state["f"][3] = np.nan
+    with pytest.raises(CoppiceError, match="'f' must be finite"):
+        ncs().restore(state)
+
+
 @pytest.mark.parametrize("changes", [{"spread": "all"}, {"r": 1.0}, {"r": 0.0}, {"population": 1}])
 def test_arguments_of_its_own(changes: dict[str, Any]) -> None:
     with pytest.raises(CoppiceError, match=next(iter(changes))):
