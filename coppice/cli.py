@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -275,12 +276,16 @@ def doctor(work: WorkArgument, as_json: JsonOption = False) -> None:
 
     Example: `coppice doctor webhdfs://namenode:9870/shared/work`
     """
-    from coppice.show import show_findings
-    from coppice.store.doctor import diagnose
+    from coppice.show import findings_table
+    from coppice.store.doctor import Verdict, diagnose
 
     findings = diagnose(work)
-    unsafe = show_findings(findings, as_json)
-    raise typer.Exit(1 if unsafe else 0)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        Console().print(findings_table(findings))
+    bad = {Verdict.UNSAFE, Verdict.ERROR}
+    raise typer.Exit(1 if any(finding.verdict in bad for finding in findings) else 0)
 
 
 @app.command()

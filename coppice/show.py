@@ -19,6 +19,7 @@ from coppice.work import names
 if TYPE_CHECKING:
     from coppice.roles.simulate import Simulation
     from coppice.roles.status import RoleStatus, Status
+    from coppice.store.doctor import Finding
 
 
 def _age(seconds: float | None) -> str:
@@ -165,6 +166,23 @@ def result_lines(result: dict[str, Any], url: str) -> list[str]:
     ]
 
 
-def show_findings(findings: list[Any], as_json: bool) -> bool:
-    """Print what the doctor found; True if the place is not safe."""
-    raise NotImplementedError
+_VERDICT_STYLES = {"ok": "green", "slow": "yellow", "unsafe": "bold red", "error": "bold red"}
+
+
+def findings_table(findings: list[Finding]) -> Table:
+    """`coppice doctor`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for title in ("looked at", "verdict", "measured", "what to do"):
+        table.add_column(title, overflow="fold")
+    for finding in findings:
+        verdict = Text(finding.verdict.value, style=_VERDICT_STYLES[finding.verdict.value])
+        figures = ", ".join(f"{_figure(name, value)}" for name, value in finding.figures.items())
+        table.add_row(finding.what, verdict, figures, finding.advice)
+    return table
+
+
+def _figure(name: str, value: float) -> str:
+    """'median_ms', 3.2 is shown as 'median 3.2 ms'."""
+    words = name.split("_")
+    unit = words.pop() if words[-1] in ("ms", "s") else ""
+    return f"{' '.join(words)} {value:.4g} {unit}".strip()

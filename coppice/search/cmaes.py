@@ -76,7 +76,7 @@ class CMAES(GenerationalOptimizer):
         return np.clip(self._lower + unit * self._width, self._lower, self._upper)
 
     def _learn(self, asked: Float64s, fitness: Float64s) -> None:
-        self._told.append((asked.copy(), fitness.copy()))
+        self._told.append((asked, fitness))
         if len(asked) < self._population:  # the budget ends here, and the package wants whole generations
             return
         unit = self._to_unit(asked)

@@ -135,7 +135,7 @@ class GenerationalOptimizer(Optimizer):
         asked, or fitness has another shape than (rows,) or holds NaN or infinity."""
         if self._asked is None:
             raise CoppiceError("search: fitness was told before anything was asked; call ask first")
-        values = _floats("fitness", fitness)
+        values = _floats("fitness", fitness).copy()
         if values.shape != (len(self._asked),):
             raise CoppiceError(
                 f"search: fitness must have shape ({len(self._asked)},), one for each row asked, "

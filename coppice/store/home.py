@@ -87,7 +87,10 @@ class Home(ABC):
 
     @abstractmethod
     def delete(self, path: str) -> bool:
-        """Remove one file; True: it was there. Raises `PermanentStoreError` for a folder that is not empty."""
+        """Remove one file; True: it was there.
+
+        Raises `PermanentStoreError` for a folder that is not empty.
+        """
 
     @abstractmethod
     def delete_tree(self, folder: str) -> bool:
@@ -97,5 +100,5 @@ class Home(ABC):
     def make_folder(self, folder: str) -> None:
         """Create a folder with its parents, the root included; no error where it exists already."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most homes hold nothing
         """Let go of connections. The home is not used afterwards."""

@@ -49,10 +49,13 @@ def test_in_the_unit_cube_it_is_the_package_at_the_same_seeds(sigma: float | Non
         package.tell(list(zip(theirs, slope(theirs).tolist(), strict=True)))
 
 
-def test_the_box_only_stretches_the_search() -> None:
+@pytest.mark.parametrize("sigma", [None, 0.3])
+def test_the_box_only_stretches_the_search(sigma: float | None) -> None:
     """Boxes of powers of two, so that stretching rounds nothing; also where absolute tolerances of the
     package would end every search at once."""
-    small, large = search(), search(start=np.array([0.25, 0.5, 0.75]) * 2**30, upper=2.0**30)
+    size = 2.0**30
+    small = search(sigma=sigma)
+    large = search(start=size * small.ask()[0], upper=size, sigma=sigma and size * sigma)
     while not small.done:
         np.testing.assert_array_equal(small.ask() * 2**30, large.ask())
         small.tell(slope(small.ask()))

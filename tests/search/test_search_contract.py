@@ -263,6 +263,8 @@ def test_the_callers_arrays_and_ours_are_not_shared(method: str) -> None:
             array.fill(0)
     assert_same(generations, expected)
     np.testing.assert_array_equal(search.best_solution, undisturbed.best_solution)
+    for key, array in undisturbed.state().items():
+        np.testing.assert_array_equal(search.state()[key], array)
 
 
 def test_a_state_is_not_touched_by_the_search_that_was_restored_from_it(method: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import functools
 import os
+import time
 from collections.abc import Callable
 
 from coppice.store import Entry, Retry, Store
@@ -22,14 +23,23 @@ class OverwritingHome(FolderHome):
 
 
 class CopyingHome(FolderHome):
-    """Renames by copying, as some object stores do: two callers can both win."""
+    """Renames by copying, as some object stores do: two callers can both win.
+
+    It dawdles until it is not alone, 0.3 s at the most, so that a race is lost on a busy machine too.
+    """
 
     def rename(self, source: str, target: str) -> bool:
         """See the class."""
         data = self.read(source)
         if data is None or self.stat(target) is not None or self.stat(target.rpartition("/")[0]) is None:
             return False
+        copying = f"{source}.copying"
+        self.put(f"{copying}/{os.getpid()}", b"")
+        deadline = time.monotonic() + 0.3
+        while time.monotonic() < deadline and 0 < len(self.list(copying)) < 2:
+            pass
         self.put(target, data)
+        self.delete_tree(copying)
         self.delete(source)
         return True
 

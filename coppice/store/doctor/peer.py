@@ -52,9 +52,9 @@ class Peer:
         self.begin(method, *arguments)
         return self.end()
 
-    def begin(self, method: str, *arguments: Any, at_s: float = 0.0) -> None:
-        """Let it be done over there, at a moment of `time.monotonic`; `end` fetches the result."""
-        self._connection.send((at_s, method, arguments))
+    def begin(self, method: str, *arguments: Any) -> None:
+        """Let it be done over there; `end` fetches the result."""
+        self._connection.send((False, method, arguments))
 
     def is_done(self) -> bool:
         """Whether `end` would not have to wait."""
@@ -66,8 +66,10 @@ class Peer:
 
     def race(self, ours: Callable[[], Any], method: str, *arguments: Any) -> tuple[Any, Any]:
         """Do both at the same moment; our result and theirs."""
+        self._connection.send((True, method, arguments))
+        self._answer(_ANSWER_PATIENCE_S)  # it is awake, with the command in hand
         at_s = time.monotonic() + _HEAD_START_S
-        self.begin(method, *arguments, at_s=at_s)
+        self._connection.send(at_s)
         _wait_until(at_s)
         try:
             mine = ours()
@@ -121,22 +123,24 @@ def _wait_until(at_s: float) -> None:
 
 
 def _serve(connection: Connection, open_it: Callable[[], Store]) -> None:
-    """The other side: answers (worked, result) for each (moment, method, arguments), until the pipe ends."""
+    """The other side: answers (worked, result) for each (race, method, arguments), until the pipe ends."""
     try:
         with open_it() as store:
             connection.send((True, None))
             while True:
-                at_s, method, arguments = connection.recv()
-                connection.send(_done(store, at_s, method, arguments))
+                race, method, arguments = connection.recv()
+                if race:
+                    connection.send((True, None))
+                    _wait_until(connection.recv())
+                connection.send(_done(store, method, arguments))
     except (EOFError, OSError):
         return
     except StoreError as error:
         connection.send((False, str(error)))
 
 
-def _done(store: Store, at_s: float, method: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+def _done(store: Store, method: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
     act = replace_again_and_again if method == "replace_again_and_again" else getattr(Store, method)
-    _wait_until(at_s)
     try:
         return True, act(store, *arguments)
     except StoreError as error:
