@@ -1,0 +1,82 @@
+"""What README and docs tell people to type really is there to be typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from coppice.cli import app
+from coppice.work import names
+
+REPO = Path(__file__).resolve().parents[1]
+DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+
+
+def _indented_lines(document: Path) -> list[str]:
+    return [line.strip() for line in document.read_text().splitlines() if line.startswith("    ")]
+
+
+def _commands(first_word: str) -> list[str]:
+    found = []
+    for document in DOCUMENTS:
+        for line in [*_indented_lines(document), *re.findall(r"`([^`]+)`", document.read_text())]:
+            words = line.split("#")[0].split()
+            if len(words) > 1 and words[0] == first_word and not words[-1].endswith("..."):
+                found.append(line.split("#")[0].strip())
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", _commands("coppice"))
+def test_every_coppice_command_can_be_parsed(line: str) -> None:
+    words = shlex.split(line)[1:]
+    group = typer.main.get_command(app)
+    command = group.commands[words[0]]  # type: ignore[attr-defined]
+    if len(words) > 1:  # else only its name is mentioned
+        command.make_context(words[0], words[1:])
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(), flags=re.MULTILINE))
+    told = {line.split()[1] for line in _commands("make")}
+    assert {"run", "test"} <= told <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_run_files_that_are_named_exist(document: Path) -> None:
+    for path in re.findall(r"jobs/[\w-]+\.yaml", document.read_text()):
+        assert (REPO / path).exists(), f"{document.name}: {path}"
+
+
+def test_the_protocol_page_names_every_file() -> None:
+    page = (REPO / "docs" / "protocol.md").read_text()
+    for name in sorted(names.OWN_FILES | names.OWN_FOLDERS):
+        assert name in page, name
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "openpai").glob("*.json")), ids=lambda path: path.name)
+def test_openpai_jobs_start_scripts_that_exist(path: Path) -> None:
+    job = json.loads(path.read_text())
+    assert re.fullmatch(r"[A-Za-z0-9\-._]+", job["jobName"])
+    for role in job["taskRoles"]:
+        script, *arguments = role["command"].split("python ")[1].split()
+        assert (REPO / script).exists()
+        command = typer.main.get_command(
+            app
+        ).commands[  # type: ignore[attr-defined]
+            {"main1": "master", "loop_outer": "outer", "loop_ncs": "ncs", "evaluator": "evaluator"}[
+                script[:-3]
+            ]
+        ]
+        command.make_context(script, arguments)
