@@ -67,3 +67,22 @@ def allowed_errors(reference_accuracy: float, drop: float, samples: int) -> int:
     """
     reference_errors = round((1.0 - reference_accuracy) * samples)
     return reference_errors + math.floor(drop * samples + 1e-6)
+
+
+def check_fit(model: nn.Module, name: str, x: torch.Tensor, classes: int) -> None:
+    """Raise `CoppiceError` unless the network `name` gives logits (n, classes or more) for `x`, (n, ...)."""
+    model.eval()
+    try:
+        with torch.inference_mode():
+            logits = model(x)
+    except Exception as error:  # the user's own code, or torch on a shape that does not fit
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CoppiceError(
+            f"model.name: {name} does not take samples of shape {tuple(x.shape[1:])} ({reason[:200]})"
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not (isinstance(shape, tuple) and len(shape) == 2 and shape[0] == len(x) and shape[1] >= classes):
+        raise CoppiceError(
+            f"model.name: {name} gives {shape} for {len(x)} samples; "
+            f"expected logits of shape (samples, {classes} or more)"
+        )

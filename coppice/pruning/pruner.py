@@ -15,7 +15,7 @@ from coppice.errors import CoppiceError
 from coppice.models import build_model
 from coppice.pruning.best import Best
 from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Tick
-from coppice.pruning.evaluation import allowed_errors, count_errors, pick_device, to_device
+from coppice.pruning.evaluation import allowed_errors, check_fit, count_errors, pick_device, to_device
 from coppice.pruning.layers import find_layers
 from coppice.pruning.masks import (
     count_kept,
@@ -36,6 +36,10 @@ from coppice.runfile import RunFile, TrainingSection
 _LOOK_EVERY = 20
 """Iterations between two looks at the loss: a look waits for the device."""
 _LOSS_MEMORY = 0.02
+_DROPOUT = {
+    Purpose.REFERENCE_BATCHES: Purpose.REFERENCE_DROPOUT,
+    Purpose.SURGERY_BATCHES: Purpose.SURGERY_DROPOUT,
+}
 
 
 class TorchPruner:
@@ -66,7 +70,7 @@ class TorchPruner:
         self.found = find_layers(self.model, run.model.layers)
         self.layers = tuple(Layer(layer.name, layer.shape) for layer in self.found)
         self.model.to(self._device)
-        self._check_fit(data.classes)
+        check_fit(self.model, run.model.name, self._held_x[:2], data.classes)
 
         self.reference_left = run.reference.iterations
         self.iteration = 0
@@ -267,7 +271,7 @@ class TorchPruner:
         self, purpose: Purpose, iteration: int, iterations: int, how: TrainingSection, tick: Tick
     ) -> None:
         tick()
-        self._generator().manual_seed(torch_seed(self.run.seed, Purpose.DROPOUT, 2 * iteration + purpose % 2))
+        self._generator().manual_seed(torch_seed(self.run.seed, _DROPOUT[purpose], iteration))
         chosen = self._batches[purpose][iteration]
         rate = learning_rate(how.learning_rate, how.schedule, iteration, iterations)
         loss = self.sgd.step(self.model, self.masks, self._train_x[chosen], self._train_y[chosen], rate, how)
@@ -293,25 +297,6 @@ class TorchPruner:
         with torch.random.fork_rng(devices=devices):
             self.model.train()
             yield
-
-    def _check_fit(self, classes: int) -> None:
-        """Does the network take these samples?"""
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                logits = self.model(self._held_x[:2])
-        except Exception as error:  # the user's own code, or torch on a shape that does not fit
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CoppiceError(
-                f"model.name: {self.run.model.name} does not take samples of shape "
-                f"{tuple(self._held_x.shape[1:])} ({reason[:200]})"
-            ) from error
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        if not (isinstance(shape, tuple) and len(shape) == 2 and shape[1] >= classes):
-            raise CoppiceError(
-                f"model.name: {self.run.model.name} gives {shape} for {min(2, len(self._held_y))} samples; "
-                f"expected logits of shape (samples, {classes} or more)"
-            )
 
 
 def _no_tick() -> None:

@@ -19,7 +19,8 @@ class Purpose(IntEnum):
     SURGERY_BATCHES = 3
     MASKS = 4
     SEARCHED_LAYERS = 5
-    DROPOUT = 6
+    REFERENCE_DROPOUT = 6
+    SURGERY_DROPOUT = 7
 
 
 def generator(seed: int, purpose: Purpose, number: int) -> np.random.Generator:

@@ -78,7 +78,7 @@ class _Evaluator:
         self.watch = LeaseWatch(context.clock, run.evaluators.lease_s)
         self.watch_now = Every(context.clock, min(2.0, run.evaluators.lease_s / 4))
         self.count_now = Every(context.clock, COUNT_S, at_once=True)
-        self.place = 0.0
+        self.place = (0, 1)
         self.fit_files = FitFiles(context)
 
     def serve(self) -> None:
@@ -99,29 +99,33 @@ class _Evaluator:
             backoff.pause()
 
     def _score_some(self, waiting: list[Waiting], entries: list[Entry]) -> bool:
-        """Work through a listing until others are seen to be working through it too; True: scored some."""
+        """Work through this evaluator's share of a listing; True: scored some.
+
+        Evaluators that each keep to a share of their own seldom reach for the same solution, and a fresh
+        listing costs no more than a claim that comes too late.
+        """
         scorable = {number for e in entries if (number := names.parse_weights(e.name)) is not None}
         todo = [w for w in waiting if w.id.search in scorable]
-        # Evaluators that each begin at a place of their own seldom reach for the same solution.
-        first = int(len(todo) * self._my_place()) if todo else 0
-        scored = missed = 0
-        for solution in todo[first:] + todo[:first]:
+        if not todo:
+            return False
+        place, peers = self._my_place()
+        first = len(todo) * place // peers
+        last = max(first + 1, len(todo) * (place + 1) // peers)
+        scored = False
+        for solution in todo[first:last]:
             mine = claim(self.store, solution, self.context.me.worker)
-            if mine is not None:
-                self._handle(mine)
-                scored += 1
-            else:
-                missed += 1
-                if missed == 2:
-                    break
-        return scored > 0
+            if mine is None:
+                break
+            self._handle(mine)
+            scored = True
+        return scored
 
-    def _my_place(self) -> float:
-        """Where among its peers this evaluator stands, in [0, 1)."""
+    def _my_place(self) -> tuple[int, int]:
+        """This evaluator's place among its peers, from 0, and how many they are."""
         if self.count_now.due():
             peers = sorted(f.worker for f in role_files(self.store) if f.worker is not None and not f.ended)
             me = self.context.me.worker
-            self.place = peers.index(me) / len(peers) if me in peers else self.context.rng.random()
+            self.place = (peers.index(me), len(peers)) if me in peers else (0, 1)
         return self.place
 
     # One solution

@@ -116,7 +116,7 @@ class Store:
 
         A lost reply is resolved by looking: `source` gone and `target` there counts as ours. That is exact
         where only this caller uses the name `target` (claims, scores) or `source` (temporary files).
-        A lost race costs one call, and once in `FOLDER_MEMORY_S` a second one that looks for the folder.
+        A lost race costs one call, and two where this process has not used the folder lately.
         """
         check_path(source)
         check_path(target)

@@ -28,6 +28,7 @@ from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.scoring import TorchScorer
 from coppice.pruning.tensors import pack, unpack
 from coppice.runfile import RunFile
+from tests.data.idx_files import write_small_mnist
 from tests.pruning.local_run import run_locally
 from tests.pruning.networks import no_tick, small
 
@@ -400,6 +401,25 @@ def test_a_checkpoint_holds_no_pickle_and_does_not_mind_other_evaluators() -> No
     other = TorchPruner(small(name="renamed", evaluators={"count": 7}))
     other.restore(saved)
     assert digest(other.checkpoint()) == digest(saved)
+
+
+@pytest.mark.parametrize(("name", "total"), [("lenet-5", 431_080), ("lenet-300-100", 266_610)])
+def test_the_lenets_run_on_images(tmp_path: Path, name: str, total: int) -> None:
+    write_small_mnist(tmp_path)
+    run = small(
+        model={"name": name, "arguments": {}},
+        data={"name": "mnist", "folder": str(tmp_path)},
+        reference={"iterations": 2},
+        rounds={"iterations": 2, "tmax": 4},
+        surgery={"prune_until": 2},
+        search={"evaluations": 5},
+        constraint={"accuracy_drop": 1.0, "samples": 20},
+    )
+    outcome = run_locally(run).outcome
+    assert outcome.measure.parameters_total == total
+    assert outcome.measure.compression > 1
+    tensors = safetensors.torch.load(outcome.model)
+    assert sum(int((t != 0).sum()) for t in tensors.values()) == outcome.measure.parameters_remaining
 
 
 def test_a_whole_small_run_prunes() -> None:

@@ -104,7 +104,12 @@ def test_every_epoch_takes_every_sample_once_in_a_new_order() -> None:
 
 
 def test_draws_depend_on_seed_purpose_and_number() -> None:
-    keys = [(1, Purpose.MASKS, 0), (1, Purpose.MASKS, 1), (1, Purpose.DROPOUT, 0), (2, Purpose.MASKS, 0)]
+    keys = [
+        (1, Purpose.MASKS, 0),
+        (1, Purpose.MASKS, 1),
+        (1, Purpose.SURGERY_DROPOUT, 0),
+        (2, Purpose.MASKS, 0),
+    ]
     assert len({generator(*key).random() for key in keys}) == 4
     assert len({torch_seed(*key) for key in keys}) == 4
     assert all(0 <= torch_seed(*key) < 2**63 for key in keys)

@@ -1,4 +1,4 @@
-"""Two who rename into a folder that neither has made yet: found by the kill test, which waited for a lease."""
+"""Two who rename into a folder that neither has made yet."""
 
 from __future__ import annotations
 

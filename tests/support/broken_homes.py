@@ -25,7 +25,7 @@ class OverwritingHome(FolderHome):
 class CopyingHome(FolderHome):
     """Renames by copying, as some object stores do: two callers can both win.
 
-    With a claim it dawdles until it is not alone, 0.3 s at the most, so that a race is lost on a busy machine too.
+    A claim dawdles until it is not alone, 0.3 s at the most: so both win on a busy machine too.
     """
 
     def rename(self, source: str, target: str) -> bool:

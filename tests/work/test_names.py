@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,3 +209,22 @@ def test_the_names_that_users_know_stay_as_they_are() -> None:
         "run.json",
     ):
         assert names.is_own(name)
+
+
+def test_the_listings_in_the_documentation_are_of_files_that_we_know() -> None:
+    """docs/protocol.md shows real listings; a name that changes must change there too."""
+    page = (Path(__file__).parents[2] / "docs/protocol.md").read_text()
+    listed = re.findall(r"^    \d\d:\d\d:\d\d +\d+  (\S+)$", page, flags=re.MULTILINE)
+    listed += re.findall(r" /shared/work/(\S+)$", page, flags=re.MULTILINE)
+    assert len(listed) > 40
+    for path in listed:
+        top, _, rest = path.partition("/")
+        assert names.is_own(top), path
+        if top == names.CLAIMS and rest:
+            assert names.parse_claim(rest) is not None, path
+        if top == names.SCORES and rest:
+            folder, _, name = rest.partition("/")
+            assert names.parse_scores_folder(folder) is not None, path
+            assert names.parse_score(name) is not None, path
+        if top == names.ROUNDS and rest:
+            assert names.parse_round(rest) is not None, path
