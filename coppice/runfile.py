@@ -6,6 +6,7 @@ A mistake is answered in one line with file, key and what was expected. Every ke
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,18 @@ class ModelSection(_Section):
     """Keyword arguments for it."""
     layers: list[str] | None = None
     """Names of the modules to prune; default: every Linear and Conv layer."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        # They travel in run.json, where a date would become text and .nan nothing at all.
+        try:
+            plain = json.loads(json.dumps(arguments, allow_nan=False)) == arguments
+        except (TypeError, ValueError, RecursionError):
+            plain = False
+        if not plain:
+            raise ValueError("only text, finite numbers, true, false, null, and lists and mappings of them")
+        return arguments
 
 
 class DataSection(_Section):
@@ -160,6 +173,26 @@ class RunFile(_Section):
         return name
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without what only hides mistakes here: keys given twice, and aliases (which may go in circles)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases such as *this are not taken", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"the key {key.value[:40]!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_run_file(path: str | Path) -> RunFile:
     """Read and check a run file.
 
@@ -175,11 +208,11 @@ def load_run_file(path: str | Path) -> RunFile:
     if len(text) > 1_000_000:
         raise RunFileError(f"{path}: larger than 1 MB; this is not a run file")
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        what = getattr(error, "problem", None) or "not readable as text"
+        what = _printable(getattr(error, "problem", None) or "not readable as text")
         raise RunFileError(f"{path}{line}: not valid YAML ({what})") from error
     if not isinstance(content, dict):
         raise RunFileError(
@@ -194,19 +227,26 @@ def parse_run_file(content: dict[Any, Any], origin: str) -> RunFile:
         return RunFile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        place = [str(part) for part in first["loc"]]
+        key = _printable(".".join(place))[:120] or "the whole file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise RunFileError(f"{origin}: {key}: {_expected(first, key)}{more}") from error
+        raise RunFileError(f"{origin}: {key}: {_expected(first, place)}{more}") from error
 
 
-def _expected(problem: Any, key: str) -> str:
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _expected(problem: Any, place: list[str]) -> str:
     if problem["type"] == "extra_forbidden":
         section: Any = RunFile
-        for part in key.split(".")[:-1]:
+        for part in place[:-1]:
             section = section.model_fields[part].annotation
         return f"unknown key; expected one of {', '.join(section.model_fields)}"
     if problem["type"] == "missing":
         return "missing; this key has no default"
     given = repr(problem.get("input"))
+    if problem["type"] == "model_type":
+        return f"expected keys and values, found {given[:80]}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{message}, found {given[:80]}"

@@ -6,6 +6,7 @@ python -m coppice.runfile_docs > docs/runfile.md
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import json
@@ -98,6 +99,7 @@ def meaning(place: str, key: str, model: Any) -> str:
     return f"{said} {_alias_docstring('Schedule')}" if key == "schedule" else said
 
 
+@functools.cache
 def _docstrings(model: Any) -> dict[str, str]:
     """The docstrings that stand below the fields of a class."""
     definition = ast.parse(inspect.getsource(model)).body[0]

@@ -67,7 +67,9 @@ def status_rows(status: Status, rate: float | None = None) -> list[tuple[str, Re
     rows.append(("evaluations", f"{status.evaluations_all}{rate_text}"))
     if status.accuracy is not None:
         rows.append(("last round", f"{status.compression:.1f}x, accuracy {status.accuracy:.4f}"))
-        rows.append(("best so far", Text(f"{status.best_compression:.1f}x within the constraint", style="bold green")))
+        rows.append(
+            ("best so far", Text(f"{status.best_compression:.1f}x within the constraint", style="bold green"))
+        )
     if status.aside:
         rows.append(("set aside", Text(f"{status.aside}, see {names.ASIDE}/", style="yellow")))
     if status.last_error:

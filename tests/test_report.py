@@ -303,7 +303,8 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_lives(tmp_path: Path) -> 
     for store in (Store(MemoryHome()), open_store(str(tmp_path / "work"))):
         made = Made(store)
         made.finished()
-        pages += [made.page(), made.page()]
+        pages.append(made.page())
+    pages.append(made.page())
     assert len(set(pages)) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import traceback
@@ -150,6 +151,8 @@ class _Evaluator:
         try:
             crates = mine.read(scorer.layers)
             score = scorer.score(crates, tick)
+            if not (math.isfinite(score.fitness) and math.isfinite(score.accuracy)):
+                raise ArithmeticError(f"the score is not a number: {score}")
         except BadContent as error:
             self.context.say(f"{error}; put aside")
             mine.unusable(str(error))

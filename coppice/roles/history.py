@@ -38,6 +38,13 @@ class SearchHistory:
         self.accuracy.append(accuracy)
         self.workers.append(worker)
 
+    def best(self) -> tuple[Float64s, float] | None:
+        """The solution with the smallest fitness, the first of several, as the search itself has it."""
+        if not self.fitness:
+            return None
+        at = int(np.argmin(self.fitness))
+        return self.solutions[at], self.fitness[at]
+
     def to_bytes(self) -> bytes:
         """A bundle of arrays."""
         solutions = np.array(self.solutions, dtype=np.float64).reshape(len(self.solutions), self.layers)

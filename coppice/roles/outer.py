@@ -14,6 +14,7 @@ import numpy as np
 from coppice.errors import CoppiceError
 from coppice.pruning.contract import Float64s, Measure, Pruner
 from coppice.roles.context import Board, Context, Ticker, declare_failure, wait_for_run
+from coppice.roles.history import SearchHistory
 from coppice.roles.result import write_result
 from coppice.runfile import RunFile
 from coppice.store import StoreError
@@ -160,12 +161,23 @@ class _Outer:
         while True:
             self.tick()
             self.board.look()
+            order = self.board.get(names.NEW_ITR, NewItr)
+            if order is not None and order.round > self.progress.round + 1:
+                return self.lost_order(self.progress.round + 1)
             if self.progress.report is not None:
                 self.board.ensure(names.REPORT, Report(run=self.run_id, **self.progress.report))
-            order = self.board.get(names.NEW_ITR, NewItr)
             if order is not None and order.round == self.progress.round + 1:
                 return order
             backoff.pause()
+
+    def lost_order(self, number: int) -> NewItr:
+        """The order for a round that the master has recorded and that our checkpoint does not know of.
+
+        Somebody removed or damaged checkpoints. All that was done since can be done again, to the bit.
+        """
+        self.context.say(f"round {number} was reported, but its checkpoint is lost; doing it again")
+        left = self.run.rounds.tmax - self.pruner.iteration
+        return NewItr(self.run_id, number, min(self.run.rounds.iterations, left))
 
     def do_round(self, number: int, iterations: int) -> None:
         if self.progress.until is None:
@@ -217,11 +229,22 @@ class _Outer:
         )
         self.store.create(names.weights(number), self.pruner.weights())
         self._drop_weights(before=number)
-        crates, fitness = self._wait_for_crates(order, len(start))
+        crates, fitness = self._found_before(number, len(start)) or self._wait_for_crates(order, len(start))
         self.pruner.apply(crates, fitness)
         self.progress.searches = number
         found = f"{fitness:.5f} of the parameters remain" if fitness <= 1 else "nothing feasible, masks stay"
         self.context.say(f"search {number}: {found}")
+
+    def _found_before(self, number: int, layers: int) -> tuple[Float64s, float] | None:
+        """What a search found that is over already; None for a search yet to be made."""
+        path = names.history(number)
+        data = self.store.read(path)
+        if data is None:
+            return None
+        found = SearchHistory.from_bytes(data, path, number).best()
+        if found is not None and len(found[0]) != layers:
+            raise BadContent(f"{path}: holds solutions of {len(found[0])} layers, the network has {layers}")
+        return found
 
     def _wait_for_crates(self, order: NcsStart, layers: int) -> tuple[Float64s, float]:
         backoff = self.context.backoff()

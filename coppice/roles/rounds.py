@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from coppice.store import Store
 from coppice.work import names
 from coppice.work.contents import MAX_TEXT_BYTES, Report, json_from_bytes, json_to_bytes
-from coppice.work.errors import RunRefused
+from coppice.work.errors import BadContent, RunRefused
+
+_REPORT = TypeAdapter(Report)
 
 
 def read_rounds(store: Store) -> list[dict[str, Any]]:
     """All recorded rounds, first to last: the reports, field for field.
 
-    Records are written in order, so a gap means that somebody removed one: raises `RunRefused`.
+    Records are written in order, so a gap means that somebody removed one: raises `RunRefused`; one that
+    somebody has changed for the worse: `BadContent`.
     """
     count = sum(names.parse_round(entry.name) is not None for entry in store.list(names.ROUNDS))
     paths = [names.round_record(number) for number in range(1, count + 1)]
@@ -23,7 +28,14 @@ def read_rounds(store: Store) -> list[dict[str, Any]]:
             raise RunRefused(
                 f"{store.url}/{path}: missing, though later rounds are recorded; the run cannot go on"
             )
-        rounds.append(json_from_bytes(data, path))
+        record = json_from_bytes(data, path)
+        try:
+            _REPORT.validate_python(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise BadContent(f"{store.url}/{path}: {key}: {first['msg']}") from error
+        rounds.append(record)
     return rounds
 
 

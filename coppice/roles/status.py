@@ -174,7 +174,7 @@ def _roles(store: Store, claims: dict[names.Claimed, int]) -> list[RoleStatus]:
         content = read_role_file(store, file.path)
         if content is None:
             continue
-        worker = str(content.get("worker", "?"))
+        worker, pid = str(content.get("worker", "?")), content.get("pid")
         held = {c: mtime for c, mtime in claims.items() if c.worker == worker}
         state = "ended" if file.ended else "lost" if gone_from_this_machine(content) else "alive"
         found.append(
@@ -182,8 +182,8 @@ def _roles(store: Store, claims: dict[names.Claimed, int]) -> list[RoleStatus]:
                 role=file.role,
                 worker=worker,
                 host=str(content.get("host", "?")),
-                pid=int(content.get("pid", 0)),
-                container=content.get("container"),
+                pid=pid if isinstance(pid, int) else 0,
+                container=None if content.get("container") is None else str(content["container"]),
                 state=state,
                 beat_age_s=max(0.0, now_ms - file.mtime_ms) / 1000 if state == "alive" else None,
                 holds=[str(c.id) for c in sorted(held)],

@@ -20,7 +20,7 @@ from coppice.roles.status import read_status
 from coppice.store import Store, open_store
 from coppice.work import names
 from coppice.work.contents import NewItr, RunRecord, array_to_bytes
-from coppice.work.errors import RunFailed, RunRefused
+from coppice.work.errors import BadContent, RunFailed, RunRefused
 from coppice.work.names import SolutionId
 from coppice.work.solutions import claim, fit_bytes, waiting_solutions
 from tests.roles.threads import Crew, context, history_of, result_of, run_all, small_run
@@ -394,3 +394,48 @@ def test_an_order_for_another_run_is_not_obeyed(undisturbed: Store, opened: Call
 
     run_meddled(opened, act)
     assert result_of(opened()) == result_of(undisturbed)
+
+
+@pytest.mark.parametrize("what", ["all checkpoints", "the newest two"])
+def test_lost_checkpoints_of_the_outer_loop_are_made_up_for(
+    undisturbed: Store, opened: Callable[[], Store], what: str
+) -> None:
+    """A run is stopped in its last round, loses checkpoints, and is gone on with."""
+    crew = Crew(opened)
+    crew.start_all(small_run(), make_scorer=SlowScorer)
+    while len(opened().list(names.ROUNDS)) < 2:
+        time.sleep(0.001)
+    crew.stopping.set()
+    for thread in crew.threads:
+        thread.join(60)
+    kept = opened().list(names.OUTER)
+    for entry in kept:
+        opened().delete(f"{names.OUTER}/{entry.name}")
+        if what == "the newest two":
+            opened().create(f"{names.OUTER}/{entry.name}", b"damaged")
+    again = run_all(opened, small_run())
+    assert any("its checkpoint is lost; doing it again" in line for line in again.said)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert result_of(opened()) == result_of(undisturbed)
+
+
+def test_a_score_that_is_no_number_counts_as_a_crash(opened: Callable[[], Store]) -> None:
+    class NotANumber(CheapScorer):
+        def score(self, crates: Float64s, tick: Tick) -> Score:
+            score = super().score(crates, tick)
+            return Score(float("nan"), False, 0.0) if 0.2 < crates[0] < 0.3 else score
+
+    run_all(opened, small_run(seed=3), make_scorer=NotANumber)
+    assert "2.0" in {row[3] for row in history_of(opened())[1:]}
+    assert "the score is not a number" in (read_status(opened()).last_error or "")
+
+
+def test_status_bears_what_people_did_to_the_folder(opened: Callable[[], Store]) -> None:
+    run_all(opened, small_run())
+    store = opened()
+    role = next(entry.name for entry in store.list(names.ROLES))
+    store.replace(f"{names.ROLES}/{role}", b'{"pid": null, "container": 7}')
+    assert read_status(store).state == "over"
+    store.replace(names.round_record(2), b'{"compression": "x"}')
+    with pytest.raises(BadContent, match=r"round_0002.json: \w+: "):
+        read_status(store)
