@@ -237,9 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(
-        f"\n{report['seconds']} s ({report['processor_seconds']} s of processor time); written to {options.out}"
-    )
+    print(f"\n{report['seconds']} s ({report['processor_seconds']} s of processor time), {options.out}")
 
 
 if __name__ == "__main__":

@@ -83,13 +83,15 @@ def status_rows(status: Status, rate: float | None = None) -> list[tuple[str, Re
 
 def _roles_table(roles: list[RoleStatus]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for title in ("role", "host", "process", "state", "last beat", "holds"):
+    for title in ("role", "host", "process", "state", "last beat", "scored", "holds"):
         table.add_column(title)
     for role in roles:
         style = {"lost": "red", "ended": "dim"}.get(role.state, "")
         holds = ", ".join(role.holds) + (f" ({_age(role.holds_since_s)})" if role.holds else "")
         host = role.host if role.container is None else f"{role.host} ({role.container})"
-        table.add_row(role.role, host, str(role.pid), role.state, _age(role.beat_age_s), holds, style=style)
+        scored = str(role.scored) if role.role == "evaluator" else ""
+        beat = _age(role.beat_age_s)
+        table.add_row(role.role, host, str(role.pid), role.state, beat, scored, holds, style=style)
     return table
 
 
@@ -129,8 +131,9 @@ def simulation_view(simulation: Simulation) -> RenderableType:
     by_pid = {role.pid: role for role in status.roles} if status else {}
     for worker in simulation.workers:
         role = by_pid.get(worker.process.pid) if worker.process else None
-        if role is not None and role.holds:
-            doing = f"scoring {role.holds[0].partition('_')[2]}"
+        if role is not None and role.role == "evaluator" and role.state == "alive":
+            doing = f"scoring {role.holds[0].partition('_')[2]}" if role.holds else "between solutions"
+            doing += f", {role.scored} scored in this search"
         else:
             doing = (worker.said(1) or ["starting"])[-1].partition(": ")[2] or "starting"
         workers.add_row(Text(worker.name, style="dim"), Text(doing, no_wrap=True, overflow="ellipsis"))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from coppice.roles.context import read_failure, read_record
+from coppice.roles.history import SearchHistory
 from coppice.roles.rounds import read_rounds
 from coppice.runfile import parse_run_file
 from coppice.store import Store
@@ -32,6 +34,8 @@ class RoleStatus:
     """alive, ended, or lost (its process is known to be dead)."""
     beat_age_s: float | None
     """Seconds since its last heartbeat, by the store's clock against this machine's: roughly right only."""
+    scored: int = 0
+    """Solutions of the search under way (or the last one) that it has scored."""
     holds: list[str] = field(default_factory=list)
     """Solutions it has claimed."""
     holds_since_s: float | None = None
@@ -100,7 +104,7 @@ def read_status(store: Store) -> Status:
     start = _sentinel(store, names.NCS_START, NcsStart)
     rounds = read_rounds(store)
     last = rounds[-1] if rounds else {}
-    progress = _search_progress(store)
+    progress, scored_by = _search_progress(store)
     searches = int(last.get("searches", 0))
     told = int(progress.get("search", 0))
     running = None
@@ -138,7 +142,7 @@ def read_status(store: Store) -> Status:
         aside=len([name for name in aside if name.endswith(".npy")]),
         last_error=_last_note(store, aside),
         foreign=[e.name for e in entries if not names.is_own(e.name)],
-        roles=_roles(store, claims),
+        roles=_roles(store, claims, scored_by),
         rounds=rounds,
     )
 
@@ -151,12 +155,15 @@ def _sentinel(store: Store, name: str, kind: Any) -> Any:
         return None
 
 
-def _search_progress(store: Store) -> dict[str, Any]:
+def _search_progress(store: Store) -> tuple[dict[str, Any], Counter[str]]:
+    """The searcher's own account, and how many solutions each worker has scored in this search."""
     parts = Checkpoints(store, names.NCS, lambda line: None).load()
     try:
-        return dict(json.loads(parts["progress.json"])) if parts else {}
-    except (KeyError, TypeError, ValueError):
-        return {}
+        progress = dict(json.loads(parts["progress.json"])) if parts else {}
+        workers = SearchHistory.from_bytes(parts["history.zip"], names.NCS, 0).workers if parts else []
+    except (KeyError, TypeError, ValueError, BadContent):
+        return {}, Counter()
+    return progress, Counter(workers)
 
 
 def _last_note(store: Store, aside: list[str]) -> str | None:
@@ -167,7 +174,7 @@ def _last_note(store: Store, aside: list[str]) -> str | None:
     return f"{notes[-1]}: {data.decode('utf-8', 'replace').strip().splitlines()[-1]}" if data else None
 
 
-def _roles(store: Store, claims: dict[names.Claimed, int]) -> list[RoleStatus]:
+def _roles(store: Store, claims: dict[names.Claimed, int], scored_by: Counter[str]) -> list[RoleStatus]:
     now_ms = time.time() * 1000
     found = []
     for file in role_files(store):
@@ -186,6 +193,7 @@ def _roles(store: Store, claims: dict[names.Claimed, int]) -> list[RoleStatus]:
                 container=None if content.get("container") is None else str(content["container"]),
                 state=state,
                 beat_age_s=max(0.0, now_ms - file.mtime_ms) / 1000 if state == "alive" else None,
+                scored=scored_by[worker],
                 holds=[str(c.id) for c in sorted(held)],
                 holds_since_s=max(0.0, now_ms - min(held.values())) / 1000 if held else None,
             )

@@ -73,7 +73,8 @@ def make_optimizer(
     """An optimiser by the name that the run file gives it: 'ncs', 'cmaes' or 'random'.
 
     `start`: float64 (dimensions,), the first solution that is asked for. `sigma`: first step size, None for
-    the method's own ((upper - lower) / population for ncs). `seed` feeds numpy.random.SeedSequence.
+    the method's own ((upper - lower) / population for ncs, (upper - lower) / 10 for cmaes; random has none).
+    `seed` feeds numpy.random.SeedSequence.
 
     Raises `CoppiceError` for an unknown method, a start that is not of shape (dimensions,) inside the box,
     bounds that are no box, a population below 2 (1 for random), or another number out of its range.

@@ -118,3 +118,22 @@ def test_on_a_plain_it_restarts_at_the_best_known_and_at_random_in_turn(
     # And the restarts are what is asked from.
     for mean, _ in begun:
         assert min(np.abs(generation.mean(axis=0) - mean).max() for generation in asked) < 0.1
+
+
+def test_restoring_takes_back_restarts_too() -> None:
+    """The turn of the restarts is part of the state, also when the object had gone past one."""
+
+    def flat(x: Float64s) -> Float64s:
+        return np.full(len(x), 1.1)
+
+    ours = search(population=20, evaluations=1700)  # five restarts: an odd number
+    states, asked = [], []
+    while not ours.done:
+        states.append(ours.state())
+        asked.append(ours.ask())
+        ours.tell(flat(asked[-1]))
+    for number in (0, 40, 20, 60, 1):
+        ours.restore(states[number])
+        for expected in asked[number:]:
+            np.testing.assert_array_equal(ours.ask(), expected)
+            ours.tell(flat(expected))
