@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +16,6 @@ from coppice.store import Store
 from coppice.work import names
 
 if TYPE_CHECKING:
-    from coppice.roles.simulate import Simulation
     from coppice.roles.status import RoleStatus, Status
     from coppice.store.doctor import Finding
 
@@ -30,7 +28,7 @@ def _age(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _facts(rows: list[tuple[str, RenderableType]]) -> Table:
+def facts_table(rows: list[tuple[str, RenderableType]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right")
     table.add_column()
@@ -101,7 +99,7 @@ def status_view(status: Status) -> RenderableType:
     return Group(
         Text(title, style="bold"),
         Text(status.url, style="dim"),
-        _facts(status_rows(status)),
+        facts_table(status_rows(status)),
         _roles_table(status.roles),
     )
 
@@ -120,26 +118,6 @@ def watch_status(store: Store, console: Console) -> None:
                 time.sleep(1.0)
     except KeyboardInterrupt:
         return
-
-
-def simulation_view(simulation: Simulation) -> RenderableType:
-    """The live view of `coppice simulate`."""
-    seconds = time.monotonic() - simulation.began
-    status = simulation.status
-    rows = status_rows(status, simulation.rate) if status else []
-    workers = Table.grid(padding=(0, 2))
-    by_pid = {role.pid: role for role in status.roles} if status else {}
-    for worker in simulation.workers:
-        role = by_pid.get(worker.process.pid) if worker.process else None
-        if role is not None and role.role == "evaluator" and role.state == "alive":
-            doing = f"scoring {role.holds[0].partition('_')[2]}" if role.holds else "between solutions"
-            doing += f", {role.scored} scored in this search"
-        else:
-            doing = (worker.said(1) or ["starting"])[-1].partition(": ")[2] or "starting"
-        workers.add_row(Text(worker.name, style="dim"), Text(doing, no_wrap=True, overflow="ellipsis"))
-    messages = [Text(message, style="yellow") for message in simulation.messages]
-    title = f"{simulation.run.name}, seed {simulation.run.seed}, {seconds:.0f} s"
-    return Panel(Group(_facts(rows), Text(), workers, *messages), title=title, subtitle=simulation.url)
 
 
 def result_table(result: dict[str, Any]) -> Table:

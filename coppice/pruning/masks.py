@@ -45,30 +45,17 @@ def threshold(of: Spread, crate: float) -> float:
     return float(np.float32(min(max(of.mean + crate * of.std, 0.0), 1e30)))
 
 
-def crate_for(weight: torch.Tensor, keep: int) -> float:
-    """The crate whose threshold keeps the `keep` largest of |w| (more, where magnitudes tie)."""
-    of = spread(weight)
-    magnitude = weight.detach().abs().flatten()
-    if keep >= magnitude.numel():
-        limit = float(magnitude.min())
-    elif keep == 0:
-        limit = 1.001 * float(magnitude.max())
-    else:  # halfway between the last to stay and the first to go, out of the reach of rounding
-        limit = float(torch.topk(magnitude, keep + 1).values[-2:].double().mean())
+def crate_for(of: Spread, limit: float) -> float:
+    """The crate whose threshold is `limit`: the other way round than `threshold`."""
     return (limit - of.mean) / of.std if of.std > 0 else 0.0
 
 
-def cut(magnitude: torch.Tensor, limit: float) -> torch.Tensor:
-    """The mask of a fresh cut: 1 where |w| >= the threshold; a threshold of 0 keeps everything."""
-    return torch.ge(magnitude, limit, out=torch.empty_like(magnitude))
-
-
-def operate(mask: torch.Tensor, weight: torch.Tensor, limit: float) -> torch.Tensor:
+def operate(mask: torch.Tensor, magnitude: torch.Tensor, limit: float) -> torch.Tensor:
     """One surgery on `mask`: cut where |w| < 0.9 t, restore where |w| > 1.1 t, else as it was.
 
-    Computed as |w| + 0.2 t mask >= 1.1 t, which is the same in three passes.
+    Computed as |w| + 0.2 t mask >= 1.1 t, which is the same in two passes. A threshold of 0 restores all.
     """
-    moved = weight.abs().add_(mask, alpha=(RESTORE_ABOVE - CUT_BELOW) * limit)
+    moved = torch.add(magnitude, mask, alpha=(RESTORE_ABOVE - CUT_BELOW) * limit)
     return moved.ge_(RESTORE_ABOVE * limit)
 
 
@@ -84,14 +71,22 @@ def open_masks(layers: Sequence[PrunableLayer], values: Mapping[str, torch.Tenso
     return {name: torch.ones_like(values[name]) for name in names}
 
 
-def cut_masks(
-    layers: Sequence[PrunableLayer], magnitudes: Mapping[str, torch.Tensor], limits: Sequence[float]
+def operate_all(
+    layers: Sequence[PrunableLayer],
+    masks: Mapping[str, torch.Tensor],
+    magnitudes: Mapping[str, torch.Tensor],
+    limits: Sequence[float],
 ) -> Masks:
-    """Masks of a fresh cut of every layer at its threshold; `magnitudes`: |w| by the weight's name."""
-    masks: Masks = {}
+    """One surgery on every layer, at its threshold; `magnitudes`: |w| by the weight's name. New masks.
+
+    This is also what a solution is: the masks in force are moved by its thresholds, not made afresh. A
+    fresh cut would switch on weights that are cut now and just as large as some that are not: they learnt
+    while nothing hung on them, and many at once do harm.
+    """
+    moved: Masks = {}
     for layer, limit in zip(layers, limits, strict=True):
-        put_mask(masks, layer, cut(magnitudes[layer.weight], limit))
-    return masks
+        put_mask(moved, layer, operate(masks[layer.weight], magnitudes[layer.weight], limit))
+    return moved
 
 
 def put_mask(masks: Masks, layer: PrunableLayer, mask: torch.Tensor) -> None:

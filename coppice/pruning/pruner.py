@@ -18,15 +18,17 @@ from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Tick
 from coppice.pruning.evaluation import allowed_errors, check_fit, count_errors, pick_device, to_device
 from coppice.pruning.layers import find_layers
 from coppice.pruning.masks import (
+    Spread,
     count_kept,
     crate_for,
-    cut_masks,
     open_masks,
     operate,
+    operate_all,
     put_mask,
     spread,
     thresholds,
 )
+from coppice.pruning.published import pack_published
 from coppice.pruning.randomness import Batches, Purpose, generator, torch_seed
 from coppice.pruning.saving import load_state, save_state
 from coppice.pruning.sgd import MaskedSGD, learning_rate
@@ -112,19 +114,16 @@ class TorchPruner:
         return self._samples
 
     def weights(self) -> bytes:
-        """See `Pruner.weights`; beside the tensors stands whether surgery had repaired the last cut."""
-        return pack(self._tensors(), {"repaired": self.repaired})
+        """See `Pruner.weights`; beside them the layers' masks, and whether surgery had repaired the last
+        cut."""
+        return pack_published(self._tensors(), self.found, self.masks, self.repaired)
 
     def start_crates(self) -> Float64s:
-        """Crates whose fresh cut keeps as many weights in each layer as the masks do now: the crates in
-        force, put in terms of the weights as they have become since. Zeros before the first cut. Inside
-        the search's box."""
+        """The crates in force, put in terms of the weights as they have become since the cut: those that
+        give the same thresholds. Zeros before the first cut. Inside the search's box."""
         crates = self.crates
         if self.limits is not None:
-            kept = count_kept({layer.weight: self.masks[layer.weight] for layer in self.found})
-            crates = np.array(
-                [crate_for(self.sgd.values[layer.weight], kept[layer.weight]) for layer in self.found]
-            )
+            crates = np.array([crate_for(*pair) for pair in zip(self._spreads(), self.limits, strict=True)])
         return np.clip(crates, self.run.search.lower, self.run.search.upper)
 
     def searched_layers(self, search: int) -> npt.NDArray[np.bool_]:
@@ -134,18 +133,16 @@ class TorchPruner:
         return np.asarray((draws < chance) | (draws == draws.min()))
 
     def apply(self, crates: Float64s, fitness: float) -> None:
-        """See `Pruner.apply`: a fresh cut of all weights as they are now, cut ones included."""
+        """See `Pruner.apply`: surgery on all masks at the thresholds of these crates."""
         crates = np.array(crates, dtype=np.float64)
         if crates.shape != self.crates.shape or not np.isfinite(crates).all():
             raise CoppiceError(f"expected {len(self.crates)} finite crates, found {crates!r:.100}")
         if not fitness <= 1.0:
             return
-        values = self.sgd.values
         self.crates = crates
-        self.limits = thresholds([spread(values[layer.weight]) for layer in self.found], crates)
-        self.masks = cut_masks(
-            self.found, {layer.weight: values[layer.weight].abs() for layer in self.found}, self.limits
-        )
+        self.limits = thresholds(self._spreads(), crates)
+        magnitudes = {layer.weight: self.sgd.values[layer.weight].abs() for layer in self.found}
+        self.masks = operate_all(self.found, self.masks, magnitudes, self.limits)
 
     def train(self, iterations: int, tick: Tick) -> None:
         """See `Pruner.train`."""
@@ -226,6 +223,9 @@ class TorchPruner:
         """The network's parameters (as they learn, not masked) and buffers."""
         return {name: self.sgd.values.get(name, tensor) for name, tensor in model_tensors(self.model).items()}
 
+    def _spreads(self) -> list[Spread]:
+        return [spread(self.sgd.values[layer.weight]) for layer in self.found]
+
     def _keep_reference(self, tick: Tick) -> None:
         """The reference is trained: remember and judge it, and start surgery standing still."""
         self.reference = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
@@ -252,8 +252,8 @@ class TorchPruner:
         chance = 1.0 / (1.0 + self.run.surgery.gamma * iteration)
         for layer, limit, draw in zip(self.found, self.limits, draws, strict=True):
             if draw < chance:
-                weight = self.sgd.values[layer.weight]
-                put_mask(self.masks, layer, operate(self.masks[layer.weight], weight, limit))
+                magnitude = self.sgd.values[layer.weight].abs()
+                put_mask(self.masks, layer, operate(self.masks[layer.weight], magnitude, limit))
 
     def _settle(self) -> None:
         """Masks stay from here on: go back to the best feasible network, if there is one, so that what is

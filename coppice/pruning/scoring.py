@@ -5,8 +5,6 @@ Plain and correct: one pass over the held-out samples for every solution.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,10 +14,10 @@ from coppice.errors import CoppiceError
 from coppice.models import build_model
 from coppice.pruning.contract import Float64s, Score, Tick
 from coppice.pruning.evaluation import allowed_errors, count_errors, pick_device, to_device
-from coppice.pruning.layers import find_layers
-from coppice.pruning.masks import count_kept, cut_masks, spread, thresholds
-from coppice.pruning.tensors import fill_model, unpack
-from coppice.runfile import ConstraintSection, RunFile
+from coppice.pruning.layers import PrunableLayer, find_layers
+from coppice.pruning.masks import Masks, count_kept, operate_all, spread, thresholds
+from coppice.pruning.published import unpack_published
+from coppice.runfile import RunFile
 
 
 class TorchScorer:
@@ -27,12 +25,19 @@ class TorchScorer:
     place."""
 
     def __init__(
-        self, model: nn.Module, names: list[str] | None, x: torch.Tensor, y: torch.Tensor, allowed: int
+        self,
+        model: nn.Module,
+        found: tuple[PrunableLayer, ...],
+        masks: Masks,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        allowed: int,
     ) -> None:
-        """`model` holds the reference weights and is taken over; x: (n, ...), y: int64 (n,), on its device;
-        `allowed`: the most errors on them that are feasible."""
+        """`model` holds the reference weights and is taken over, `masks` those in force; x: (n, ...), y:
+        int64 (n,), all on one device; `allowed`: the most errors on them that are feasible."""
         self._model = model
-        self._found = find_layers(model, names)
+        self._found = found
+        self._masks = masks
         self._parameters = dict(model.named_parameters())
         self._reference = {
             name: self._parameters[name].detach().clone()
@@ -64,11 +69,14 @@ class TorchScorer:
         """
         place = pick_device(device)
         model = build_model(run.model, run.seed)
-        tensors, info = unpack(weights, "model weights")
-        fill_model(model, tensors, "model weights")
-        drop = search_drop(run.constraint, info)
+        found = find_layers(model, run.model.layers)
+        published = unpack_published(weights, model, found)
+        drop = run.constraint.accuracy_drop
+        if published.repaired and run.constraint.search_drop is not None:
+            drop = run.constraint.search_drop
         allowed = allowed_errors(reference_accuracy, drop, len(y))
-        return cls(model.to(place), run.model.layers, *to_device(x, y, place), allowed)
+        masks = {name: mask.to(place) for name, mask in published.masks.items()}
+        return cls(model.to(place), found, masks, *to_device(x, y, place), allowed)
 
     @property
     def layers(self) -> int:
@@ -82,7 +90,8 @@ class TorchScorer:
             raise CoppiceError(f"a solution must be {self.layers} finite numbers, found {crates!r:.100}")
         tick()
         with torch.no_grad():
-            masks = cut_masks(self._found, self._magnitudes, thresholds(self._spreads, crates))
+            limits = thresholds(self._spreads, crates)
+            masks = operate_all(self._found, self._masks, self._magnitudes, limits)
             for name, mask in masks.items():
                 torch.mul(self._reference[name], mask, out=self._parameters[name].data)
             remaining = self._total - self._maskable + sum(count_kept(masks).values())
@@ -95,10 +104,3 @@ def judge(errors: int, allowed: int, samples: int, remaining: int, total: int) -
     feasible = errors <= allowed
     fitness = max(remaining, 1) / total if feasible else 1.0 + (errors - allowed) / samples
     return Score(fitness, feasible, (samples - errors) / samples)
-
-
-def search_drop(constraint: ConstraintSection, info: dict[str, Any]) -> float:
-    """The accuracy that this search may give up; `info` is what `Pruner.weights` says beside the weights."""
-    if constraint.search_drop is None or not info.get("repaired", True):
-        return constraint.accuracy_drop
-    return constraint.search_drop

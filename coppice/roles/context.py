@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol, Self, TypeVar
@@ -15,11 +16,11 @@ from typing import Protocol, Self, TypeVar
 from coppice.clock import Clock, SystemClock
 from coppice.errors import CoppiceError
 from coppice.runfile import RunFile, parse_run_file
-from coppice.store import Entry, Store, open_store
+from coppice.store import Entry, Store, StoreError, open_store
 from coppice.work import names
 from coppice.work.contents import MAX_TEXT_BYTES, RunRecord
 from coppice.work.errors import BadContent, RunFailed, RunRefused
-from coppice.work.presence import Identity, Presence
+from coppice.work.presence import Identity, Presence, take_office
 from coppice.work.waiting import Backoff
 
 LOOK_AGAIN_S = 10.0
@@ -275,6 +276,30 @@ def describe(error: BaseException) -> str:
     if isinstance(error, CoppiceError):
         return str(error)
     return f"{type(error).__name__}: {error}".split("\n")[0][:500]
+
+
+@contextmanager
+def in_office(context: Context, role: str) -> Iterator[Ticker]:
+    """Be the one `role` of the work folder, waiting for its turn first; yields the role's `tick`."""
+    backoff = context.backoff()
+
+    def wait() -> None:
+        context.check()
+        backoff.pause()
+
+    office = take_office(context.store, context.clock, context.me, role, wait, context.say)
+    with saying_goodbye(office):
+        yield Ticker(context, office)
+
+
+@contextmanager
+def saying_goodbye(presence: Presence) -> Iterator[None]:
+    """Mark a role as ended however it ends, unless the store itself is what fails."""
+    try:
+        yield
+    finally:
+        with suppress(StoreError, Stopped):
+            presence.end()
 
 
 class Ticker:

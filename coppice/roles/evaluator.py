@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coppice.pruning.contract import Float64s, Scorer
-from coppice.roles.context import Board, Context, Stopped, wait_for_run
+from coppice.roles.context import Board, Context, Stopped, saying_goodbye, wait_for_run
 from coppice.runfile import RunFile
 from coppice.store import Entry, Store, StoreError
 from coppice.work import names
@@ -36,7 +36,7 @@ from coppice.work.solutions import (
     return_failed,
     waiting_solutions,
 )
-from coppice.work.waiting import Every
+from coppice.work.waiting import Every, Rhythm
 
 MakeScorer = Callable[[RunFile, bytes, npt.NDArray[np.float32], npt.NDArray[np.int64], float], Scorer]
 """(run, weights, x, y, reference accuracy) -> scorer."""
@@ -56,10 +56,8 @@ def evaluator(context: Context, make_scorer: MakeScorer) -> None:
     """Serve a run until it is over: ends by `RunOver`, `RunFailed` or another `CoppiceError`."""
     record, run = wait_for_run(context)
     presence = announce_evaluator(context.store, context.clock, context.me)
-    try:
+    with saying_goodbye(presence):
         _Evaluator(context, record.run_id, run, make_scorer, presence).serve()
-    finally:
-        presence.end()
 
 
 class _Evaluator:
@@ -84,7 +82,8 @@ class _Evaluator:
 
     def serve(self) -> None:
         """The whole life of the role; ends by an exception that says why."""
-        backoff = self.context.backoff()
+        backoff, rhythm = self.context.backoff(), Rhythm()
+        dear = self.store.home.parallel > 1  # a look costs a NameNode call, so useless ones are spared
         while True:
             self.context.check()
             self.presence.beat()
@@ -93,7 +92,9 @@ class _Evaluator:
             if waiting:
                 self.fit_files.newest = max(self.fit_files.newest, _generation(waiting[-1].id))
             if self._score_some(waiting, entries):
-                backoff.reset()
+                if backoff.waited_s:
+                    rhythm.add(backoff.waited_s)
+                backoff.reset(rhythm.head_start_s if dear else 0.0)
                 continue
             if self.watch_now.due():
                 self._take_back()

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from coppice import __version__
-from coppice.roles.context import Board, Context, Ticker, read_failure, read_record
+from coppice.roles.context import Board, Context, Ticker, in_office, read_failure, read_record
 from coppice.roles.rounds import keep_round, read_rounds
 from coppice.runfile import RunFile
 from coppice.store import Store
@@ -20,7 +20,6 @@ from coppice.work.presence import (
     gone_from_this_machine,
     read_role_file,
     role_files,
-    take_office,
 )
 
 _IRRELEVANT = ("work", "evaluators")
@@ -38,27 +37,14 @@ def master(context: Context, run: RunFile, fresh: bool = False) -> dict[str, Any
         clear(store)
     store.make_folder()
     _check_same(store, run)
-    pause = context.backoff()
-    office = take_office(
-        store, context.clock, context.me, "master", lambda: _pause(context, pause), context.say
-    )
-    tick = Ticker(context, office)
-    try:
+    with in_office(context, "master") as tick:
         record = _open(context, run)
-        if record.state != "over":
-            result = _rounds(context, record, run, tick)
-            _close(context, record, tick)
-        else:
+        if record.state == "over":
             context.say(f"run {record.run_id} is over already")
-            result = read_result(store)
+            return read_result(store)
+        result = _rounds(context, record, run, tick)
+        _close(context, record, tick)
         return result
-    finally:
-        office.end()
-
-
-def _pause(context: Context, backoff: Any) -> None:
-    context.check()
-    backoff.pause()
 
 
 # Opening
@@ -151,7 +137,8 @@ def living_roles(context: Context) -> str | None:
             context.say(
                 f"watching for {OFFICE_LEASE_S:.0f} s whether {next(iter(set(files) - dead))} still lives"
             )
-        _pause(context, backoff)
+        context.check()
+        backoff.pause()
 
 
 def _refuse_the_living(context: Context) -> None:

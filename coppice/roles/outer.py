@@ -13,7 +13,7 @@ import numpy as np
 
 from coppice.errors import CoppiceError
 from coppice.pruning.contract import Float64s, Measure, Pruner
-from coppice.roles.context import Board, Context, Ticker, declare_failure, wait_for_run
+from coppice.roles.context import Board, Context, Ticker, declare_failure, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
 from coppice.roles.result import write_result
 from coppice.runfile import RunFile
@@ -30,7 +30,6 @@ from coppice.work.contents import (
     vector_from_bytes,
 )
 from coppice.work.errors import BadContent, RunFailed, RunRefused, Superseded
-from coppice.work.presence import take_office
 from coppice.work.waiting import Every
 
 CHUNK = 50
@@ -60,23 +59,14 @@ class Progress:
 def outer(context: Context, make_pruner: MakePruner) -> None:
     """Serve a run to its end. Raises `RunFailed` and other `CoppiceError`s."""
     record, run = wait_for_run(context)
-    pause = context.backoff()
-
-    def wait() -> None:
-        context.check()
-        pause.pause()
-
-    office = take_office(context.store, context.clock, context.me, "outer", wait, context.say)
-    try:
-        loop = _Outer(context, record.run_id, run, make_pruner(run), Ticker(context, office))
-        loop.serve()
-    except (StoreError, Superseded, BadContent, RunRefused, RunFailed):
-        raise
-    except CoppiceError as error:  # the data, the model or the training: a new start would meet it again
-        declare_failure(context.store, "outer", str(error))
-        raise
-    finally:
-        office.end()
+    with in_office(context, "outer") as tick:
+        try:
+            _Outer(context, record.run_id, run, make_pruner(run), tick).serve()
+        except (StoreError, Superseded, BadContent, RunRefused, RunFailed):
+            raise
+        except CoppiceError as error:  # the data, the model or the training: a new start would meet it again
+            declare_failure(context.store, "outer", str(error))
+            raise
 
 
 class _Outer:

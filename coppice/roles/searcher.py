@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coppice.roles.context import Board, Context, Ticker, wait_for_run
+from coppice.roles.context import Board, Context, Ticker, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
 from coppice.runfile import RunFile
 from coppice.search import Optimizer, make_optimizer
@@ -27,7 +27,6 @@ from coppice.work.contents import (
 )
 from coppice.work.errors import BadContent
 from coppice.work.names import SolutionId, Waiting
-from coppice.work.presence import take_office
 from coppice.work.solutions import (
     announced_scores,
     claimed_solutions,
@@ -64,17 +63,8 @@ class Progress:
 def ncs(context: Context) -> None:
     """Serve a run's searches until `exit`. Raises `RunFailed` and other `CoppiceError`s."""
     record, run = wait_for_run(context)
-    pause = context.backoff()
-
-    def wait() -> None:
-        context.check()
-        pause.pause()
-
-    office = take_office(context.store, context.clock, context.me, "ncs", wait, context.say)
-    try:
-        _Searcher(context, record.run_id, run, Ticker(context, office)).serve()
-    finally:
-        office.end()
+    with in_office(context, "ncs") as tick:
+        _Searcher(context, record.run_id, run, tick).serve()
 
 
 @dataclass(frozen=True, slots=True)

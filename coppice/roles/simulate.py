@@ -16,8 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
 from coppice.clock import SystemClock
 from coppice.errors import CoppiceError
@@ -25,7 +28,7 @@ from coppice.roles.context import declare_failure, read_failure, read_record
 from coppice.roles.master import read_result
 from coppice.roles.status import Status, read_status
 from coppice.runfile import RunFile
-from coppice.show import result_lines, result_table, simulation_view
+from coppice.show import facts_table, result_lines, result_table, status_rows
 from coppice.store import Store, open_store
 from coppice.work.presence import read_role_file, role_files
 from coppice.work.waiting import Every
@@ -223,6 +226,26 @@ def _serve(simulation: Simulation, store: Store, console: Console | None) -> int
                 if screen is not None:
                     screen.update(simulation_view(simulation), refresh=True)
             time.sleep(LOOK_S)
+
+
+def simulation_view(simulation: Simulation) -> RenderableType:
+    """The live view of `coppice simulate`."""
+    seconds = time.monotonic() - simulation.began
+    status = simulation.status
+    rows = status_rows(status, simulation.rate) if status else []
+    workers = Table.grid(padding=(0, 2))
+    by_pid = {role.pid: role for role in status.roles} if status else {}
+    for worker in simulation.workers:
+        role = by_pid.get(worker.process.pid) if worker.process else None
+        if role is not None and role.role == "evaluator" and role.state == "alive":
+            doing = f"scoring {role.holds[0].partition('_')[2]}" if role.holds else "between solutions"
+            doing += f", {role.scored} scored in this search"
+        else:
+            doing = (worker.said(1) or ["starting"])[-1].partition(": ")[2] or "starting"
+        workers.add_row(Text(worker.name, style="dim"), Text(doing, no_wrap=True, overflow="ellipsis"))
+    messages = [Text(message, style="yellow") for message in simulation.messages]
+    title = f"{simulation.run.name}, seed {simulation.run.seed}, {seconds:.0f} s"
+    return Panel(Group(facts_table(rows), Text(), workers, *messages), title=title, subtitle=simulation.url)
 
 
 def _failed(store: Store) -> bool:

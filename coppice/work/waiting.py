@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
 from coppice.clock import Clock
 
@@ -18,20 +19,44 @@ class Backoff:
         self._first_s = first_s
         self._longest_s = longest_s
         self._next_s = first_s
+        self._head_start_s = 0.0
         self.waited_s = 0.0
         """Since the last `reset`."""
 
-    def reset(self) -> None:
-        """Something happened: start afresh."""
+    def reset(self, head_start_s: float = 0.0) -> None:
+        """Something happened: start afresh; nothing is expected to happen again before `head_start_s`."""
+        self._head_start_s = head_start_s
         self._next_s = self._first_s
         self.waited_s = 0.0
 
     def pause(self) -> None:
         """Wait for the next interval."""
         interval = self._next_s * (0.75 + 0.25 * self._rng.random())
+        if self._head_start_s > interval:
+            interval = self._head_start_s
+        else:
+            self._next_s = min(self._longest_s, self._next_s * 2)
+        self._head_start_s = 0.0
         self._clock.sleep(interval)
         self.waited_s += interval
-        self._next_s = min(self._longest_s, self._next_s * 2)
+
+
+class Rhythm:
+    """How soon, by experience, the next thing can happen: saves polls that cannot find anything."""
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=5)
+
+    def add(self, waited_s: float) -> None:
+        """It took so long this time."""
+        self._last.append(waited_s)
+
+    @property
+    def head_start_s(self) -> float:
+        """A little less than the shortest of the last waits; 0 until there are five, at most a second."""
+        if len(self._last) < (self._last.maxlen or 0):
+            return 0.0
+        return min(1.0, 0.8 * min(self._last))
 
 
 class Every:

@@ -205,12 +205,14 @@ def test_crates_in_force_and_where_the_next_search_begins() -> None:
     assert pruner.start_crates().tolist() == [1.6, 1.6, 1.6]
     pruner.apply(np.array([0.8, 0.9, 0.7]), 0.5)
     assert pruner.crates.tolist() == [0.8, 0.9, 0.7]
-    kept = pruner.measure(no_tick).layer_remaining
-    pruner.train(40, no_tick)  # the weights have moved
-    trained_on = pruner.measure(no_tick).layer_remaining
+    assert pruner.start_crates() == pytest.approx([0.8, 0.9, 0.7])
+    limits = pruner.limits
+    pruner.train(40, no_tick)  # the weights move, the thresholds stay
+    assert pruner.limits == limits
     start = pruner.start_crates()
+    assert start != pytest.approx([0.8, 0.9, 0.7])
     pruner.apply(start, 0.5)
-    assert pruner.measure(no_tick).layer_remaining == trained_on != kept
+    assert pruner.limits == pytest.approx(limits)
     before = pruner.checkpoint()
     pruner.apply(np.array([1.9, 1.9, 1.9]), 1.01)  # a search that found nothing feasible
     assert digest(pruner.checkpoint()) == digest(before)
@@ -240,7 +242,7 @@ def test_the_best_is_feasible_then_small_then_accurate_then_late() -> None:
 
 
 def test_finish_takes_the_best_network_and_plain_torch_can_load_it() -> None:
-    pruner = trained(small(constraint={"accuracy_drop": 0.1}))
+    pruner = trained(small(constraint={"accuracy_drop": 0.3}))
     pruner.apply(np.array([0.2, 0.2, 0.0]), 0.5)
     pruner.train(20, no_tick)
     measure = pruner.measure(no_tick)
@@ -277,7 +279,9 @@ def test_without_a_feasible_network_the_reference_is_the_result() -> None:
     assert outcome.measure.compression == 1
     assert outcome.measure.accuracy == pruner.reference_accuracy
     assert outcome.pruned_accuracy == outcome.reference_accuracy
-    assert all(torch.equal(weights[name], t) for name, t in safetensors.torch.load(outcome.model).items())
+    model = safetensors.torch.load(outcome.model)
+    assert model.keys() == {name for name in weights if not name.startswith("coppice.mask.")}
+    assert all(torch.equal(weights[name], t) for name, t in model.items())
 
 
 def test_a_shared_weight_is_in_the_result_under_all_its_names() -> None:
@@ -292,7 +296,7 @@ def test_a_shared_weight_is_in_the_result_under_all_its_names() -> None:
 
 
 def test_training_to_the_end_is_of_the_network_that_will_be_taken() -> None:
-    pruner = trained(small(constraint={"accuracy_drop": 0.1}, surgery={"prune_until": 40}))
+    pruner = trained(small(constraint={"accuracy_drop": 0.3}, surgery={"prune_until": 40}))
     pruner.apply(np.array([0.2, 0.2, 0.0]), 0.5)
     pruner.train(20, no_tick)
     good = pruner.measure(no_tick)
@@ -326,7 +330,7 @@ def test_surgery_waits_for_the_reference() -> None:
 def test_given_weights_are_taken_as_they_are(tmp_path: Path) -> None:
     source = trained(small())
     path = tmp_path / "mine.safetensors"
-    path.write_bytes(source.weights())
+    path.write_bytes(source.finish(no_tick).model)
     pruner = TorchPruner(small(reference={"weights": str(path), "iterations": 0}))
     assert pruner.reference_left == 0
     assert pruner.reference_accuracy == source.reference_accuracy

@@ -1,0 +1,57 @@
+"""What the outer loop publishes for the evaluators: weights, and what a solution is judged against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from coppice.errors import CoppiceError
+from coppice.pruning.layers import PrunableLayer
+from coppice.pruning.masks import Masks
+from coppice.pruning.tensors import Tensors, fill_model, pack, unpack
+
+_MASK = "coppice.mask."
+_ORIGIN = "model weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Read back, the weights being in the network."""
+
+    masks: Masks
+    """The weight masks in force, by the weight's name; ones where the file has none."""
+    repaired: bool
+    """Whether the network keeps the constraint as it stands."""
+
+
+def pack_published(
+    tensors: Mapping[str, torch.Tensor], layers: Sequence[PrunableLayer], masks: Masks, repaired: bool
+) -> bytes:
+    """safetensors: the tensors under their own names, so that anybody can load them, and masks as bytes."""
+    extra = {_MASK + layer.weight: masks[layer.weight].to(torch.uint8) for layer in layers}
+    return pack({**tensors, **extra}, {"repaired": repaired})
+
+
+def unpack_published(content: bytes, model: nn.Module, layers: Sequence[PrunableLayer]) -> Published:
+    """Fill `model` from published bytes, or from plain weights.
+
+    Raises `CoppiceError` if they are not those of this network.
+    """
+    tensors, info = unpack(content, _ORIGIN)
+    masks: Tensors = {}
+    for name in [name for name in tensors if name.startswith(_MASK)]:
+        masks[name.removeprefix(_MASK)] = tensors.pop(name)
+    fill_model(model, tensors, _ORIGIN)
+    parameters = dict(model.named_parameters())
+    wanted = {layer.weight: parameters[layer.weight].detach() for layer in layers}
+    if masks and masks.keys() != wanted.keys():
+        raise CoppiceError(f"{_ORIGIN}: masks of {sorted(masks)}, the run prunes {sorted(wanted)}")
+    for name, weight in wanted.items():
+        mask = masks.setdefault(name, torch.ones_like(weight, dtype=torch.uint8))
+        if mask.shape != weight.shape or bool((mask > 1).any()):
+            raise CoppiceError(f"{_ORIGIN}: the mask of {name!r} does not fit its weight")
+        masks[name] = mask.to(weight.dtype)
+    return Published(masks, bool(info.get("repaired", True)))
