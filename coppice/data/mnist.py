@@ -83,18 +83,26 @@ def _fetch(path: Path, expected: str, mirrors: tuple[str, ...]) -> None:
         except (requests.RequestException, OSError, EOFError, zlib.error) as error:
             reasons.append(f"{mirror}: {type(error).__name__}")
             continue
-        try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise CoppiceError(f"{path}: cannot be written ({error.strerror}); set COPPICE_CACHE") from error
+        _publish(path, content)
         return
     raise CoppiceError(
         f"{path.name} could not be downloaded ({'; '.join(reasons)}); "
         "put the four idx .gz files into a folder and name it in data.folder or COPPICE_MNIST"
     )
+
+
+def _publish(path: Path, content: bytes) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+            try:
+                file.write(content)
+                file.close()
+                os.replace(file.name, path)
+            except OSError:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise CoppiceError(f"{path}: cannot be written ({error.strerror}); set COPPICE_CACHE") from error
 
 
 def _samples(folder: Path, part: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
