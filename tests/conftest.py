@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from coppice.store import Home, Retry, Store
 from tests.hdfs.cluster import HdfsCluster
 from tests.hdfs.jars import HadoopMissing
 from tests.support import homes
 from tests.support.homes import HomeSpec
+
+settings.register_profile("coppice", deadline=None)  # no test asserts a time
+settings.load_profile("coppice")
 
 
 @pytest.fixture(scope="session")
