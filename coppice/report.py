@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from coppice import report_page
 from coppice.pruning.contract import Float64s
 from coppice.roles.context import read_failure, read_record
 from coppice.roles.history import SearchHistory, read_histories
-from coppice.roles.rounds import read_rounds
+from coppice.roles.rounds import REPORT, checked, read_rounds
 from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Store
 from coppice.work import names
@@ -124,7 +124,7 @@ def read_facts(store: Store) -> Facts:
     if record is None:
         raise BadContent(f"{store.url}: no run here (no {names.RUN}); the master creates it")
     run = parse_run_file(record.run_file, names.RUN)
-    rounds = [_checked(Report, each, names.round_record(i + 1)) for i, each in enumerate(read_rounds(store))]
+    rounds = [checked(REPORT, each, names.round_record(i + 1)) for i, each in enumerate(read_rounds(store))]
     histories = read_histories(store)
     current = _search_under_way(store, done=len(histories))
     result = _result(store, record.run_id)
@@ -156,17 +156,7 @@ def _result(store: Store, run_id: str) -> Result | None:
     if data is None:
         return None
     result = json_from_bytes(data, names.RESULT_JSON)
-    return _checked(Result, result, names.RESULT_JSON) if result.get("run_id") == run_id else None
-
-
-def _checked(kind: type[T], value: dict[str, Any], name: str) -> T:
-    """The JSON object in file `name` as a dataclass. Raises `BadContent`: somebody has changed it."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadContent(f"{name}: {key}: {first['msg']}") from error
+    return checked(TypeAdapter(Result), result, names.RESULT_JSON) if result.get("run_id") == run_id else None
 
 
 def _search_under_way(store: Store, done: int) -> SearchHistory | None:

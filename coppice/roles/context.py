@@ -14,7 +14,6 @@ from types import FrameType
 from typing import Protocol, Self, TypeVar
 
 from coppice.clock import Clock, SystemClock
-from coppice.errors import CoppiceError
 from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Entry, Store, StoreError, open_store
 from coppice.work import names
@@ -269,13 +268,6 @@ def wait_for_run(context: Context) -> tuple[RunRecord, RunFile]:
             context.say(f"{context.store.url}: {what}; waiting for the master")
         context.check()
         backoff.pause()
-
-
-def describe(error: BaseException) -> str:
-    """One line for people."""
-    if isinstance(error, CoppiceError):
-        return str(error)
-    return f"{type(error).__name__}: {error}".split("\n")[0][:500]
 
 
 @contextmanager

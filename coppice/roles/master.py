@@ -10,7 +10,7 @@ from coppice import __version__
 from coppice.roles.context import Board, Context, Ticker, in_office, read_failure, read_record
 from coppice.roles.rounds import keep_round, read_rounds
 from coppice.runfile import RunFile
-from coppice.store import Store
+from coppice.store import TEMPORARY_FOLDER, Store
 from coppice.work import names
 from coppice.work.contents import NewItr, Report, RunRecord, json_from_bytes
 from coppice.work.errors import BadContent, RunFailed, RunRefused
@@ -22,6 +22,7 @@ from coppice.work.presence import (
     role_files,
 )
 
+_MAX_RESULT_BYTES = 1 << 26
 _IRRELEVANT = ("work", "evaluators")
 """What may change between two starts of the same run: none of it can change the result."""
 
@@ -212,8 +213,8 @@ def _rounds(context: Context, record: RunRecord, run: RunFile, tick: Ticker) -> 
                 _set_state(store, record, "failed", reason)
                 raise RunFailed(reason)
             if order.iterations is None:
-                result = _result_of(store, record.run_id)
-                if result is not None:
+                result = _stored_result(store)
+                if result is not None and result.get("run_id") == record.run_id:
                     return result
             else:
                 report = board.get(names.REPORT, Report)
@@ -228,18 +229,15 @@ def _rounds(context: Context, record: RunRecord, run: RunFile, tick: Ticker) -> 
 
 def read_result(store: Store) -> dict[str, Any]:
     """result.json of a run that is over. Raises `RunRefused` if there is none."""
-    data = store.read(names.RESULT_JSON, 1 << 26)
-    if data is None:
+    result = _stored_result(store)
+    if result is None:
         raise RunRefused(f"{store.url}/{names.RESULT_JSON}: not there; the run has no result yet")
-    return json_from_bytes(data, names.RESULT_JSON)
+    return result
 
 
-def _result_of(store: Store, run: str) -> dict[str, Any] | None:
-    data = store.read(names.RESULT_JSON, 1 << 26)
-    if data is None:
-        return None
-    result = json_from_bytes(data, names.RESULT_JSON)
-    return result if result.get("run_id") == run else None
+def _stored_result(store: Store) -> dict[str, Any] | None:
+    data = store.read(names.RESULT_JSON, _MAX_RESULT_BYTES)
+    return None if data is None else json_from_bytes(data, names.RESULT_JSON)
 
 
 def _close(context: Context, record: RunRecord, tick: Ticker) -> None:
@@ -260,6 +258,6 @@ def _close(context: Context, record: RunRecord, tick: Ticker) -> None:
         if not waiting:
             break
         backoff.pause()
-    for folder in (names.CLAIMS, names.SCORES, ".tmp"):
+    for folder in (names.CLAIMS, names.SCORES, TEMPORARY_FOLDER):
         store.delete_tree(folder)
     context.say(f"run {record.run_id} is over")

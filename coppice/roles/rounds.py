@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,7 +11,18 @@ from coppice.work import names
 from coppice.work.contents import MAX_TEXT_BYTES, Report, json_from_bytes, json_to_bytes
 from coppice.work.errors import BadContent, RunRefused
 
-_REPORT = TypeAdapter(Report)
+T = TypeVar("T")
+REPORT = TypeAdapter(Report)
+
+
+def checked(adapter: TypeAdapter[T], value: dict[str, Any], name: str) -> T:
+    """The JSON object in file `name` as a dataclass. Raises `BadContent`: somebody has changed it."""
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadContent(f"{name}: {key}: {first['msg']}") from error
 
 
 def read_rounds(store: Store) -> list[dict[str, Any]]:
@@ -29,12 +40,7 @@ def read_rounds(store: Store) -> list[dict[str, Any]]:
                 f"{store.url}/{path}: missing, though later rounds are recorded; the run cannot go on"
             )
         record = json_from_bytes(data, path)
-        try:
-            _REPORT.validate_python(record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise BadContent(f"{store.url}/{path}: {key}: {first['msg']}") from error
+        checked(REPORT, record, f"{store.url}/{path}")
         rounds.append(record)
     return rounds
 

@@ -157,7 +157,7 @@ class _Searcher:
             progress.fitness = float(optimizer.best_fitness)
             progress.over = optimizer.done
             unsaved = _parts(progress, optimizer, history, start, searched)
-        last = _parts(progress, optimizer, history, start, searched)
+        last = unsaved or _parts(progress, optimizer, history, start, searched)
         self.checkpoints.save(last)
         self._sweep_generation(order.search, progress.generation)
         return self._finish(last)

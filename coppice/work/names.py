@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from coppice.store import TEMPORARY_FOLDER
+
 # The sentinels and arrays of the original four jobs.
 RUN = "run.json"
 NEW_ITR = "new_itr.txt"
@@ -40,7 +42,9 @@ RESULT_CRATES = f"{RESULT}/crates.npy"
 RESULT_REPORT = f"{RESULT}/report.html"
 
 OWN_FILES = frozenset((RUN, NEW_ITR, REPORT, NCS_START, NCS_OVER, CRATES, DATA, LABELS, ACCURACY, FAILED))
-OWN_FOLDERS = frozenset((CLAIMS, SCORES, ASIDE, ROLES, ROUNDS, OUTER, NCS, HISTORY, RESULT, LOGS, ".tmp"))
+OWN_FOLDERS = frozenset(
+    (CLAIMS, SCORES, ASIDE, ROLES, ROUNDS, OUTER, NCS, HISTORY, RESULT, LOGS, TEMPORARY_FOLDER)
+)
 
 WORKER = r"[A-Za-z0-9-]{1,80}"
 _ID = r"(?P<run>[0-9a-f]{8})_s(?P<search>\d{4,9})_g(?P<generation>\d{4,9})_i(?P<index>\d{2,9})"

@@ -31,7 +31,6 @@ BEAT_S = 5.0
 OFFICE_LEASE_S = 30.0
 """An office whose file did not change for so long is vacant."""
 
-OFFICES = ("master", "outer", "ncs")
 _FILE = re.compile(
     rf"(?P<role>master|outer|ncs|evaluator)_(?:(?P<term>\d{{4,9}})|(?P<worker>{names.WORKER}))"
     r"(?P<ended>\.ended)?\.json"
