@@ -132,7 +132,7 @@ def _search(store: Store, record: RunRecord, number: int) -> float:
     store.create(names.weights(number), b"none")
     start = NcsStart(record.run_id, number, (1.0,) * LAYERS, (True,) * LAYERS)
     store.replace(names.NCS_START, start.to_bytes())
-    first = names.scores_folder(record.run_id, number, 1)
+    first = names.GenerationId(record.run_id, number, 1).folder
     while store.stat(first) is None:
         time.sleep(0.002)
     began = time.monotonic()

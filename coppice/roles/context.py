@@ -186,6 +186,16 @@ class Board:
         """Whether the last `look` saw such a file."""
         return name in self._listing
 
+    def sees(self, name: str) -> bool:
+        """Whether there is such a file, looking again where the last `look` saw none."""
+        if not self.has(name):
+            self.look()
+        return self.has(name)
+
+    def listed(self) -> list[str]:
+        """All names that the last `look` saw."""
+        return list(self._listing)
+
     def _content(self, name: str) -> bytes | None:
         entry = self._listing.get(name)
         if entry is None:
@@ -304,3 +314,8 @@ class Ticker:
     def __call__(self) -> None:
         self._context.check()
         self._presence.beat()
+
+    def now(self) -> None:
+        """The same, whether a beat is due or not: before what must not be done by one that was superseded."""
+        self._context.check()
+        self._presence.beat(at_once=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import queue
-import threading
 import traceback
 from collections.abc import Callable
 
@@ -13,12 +11,24 @@ import numpy.typing as npt
 
 from coppice.pruning.contract import Float64s, Scorer
 from coppice.roles.context import Board, Context, Stopped, saying_goodbye, wait_for_run
+from coppice.roles.views import Views
 from coppice.runfile import RunFile
-from coppice.store import Entry, Store, StoreError
+from coppice.store import StoreError
 from coppice.work import names
 from coppice.work.contents import array_from_bytes, vector_from_bytes
 from coppice.work.errors import BadContent
-from coppice.work.names import SolutionId, Waiting
+from coppice.work.generation import (
+    Claim,
+    Tokens,
+    claim,
+    fit_bytes,
+    look_at,
+    newest_generation,
+    put_aside,
+    read_solutions,
+    return_failed,
+)
+from coppice.work.names import GenerationId
 from coppice.work.presence import (
     LeaseWatch,
     Presence,
@@ -28,14 +38,6 @@ from coppice.work.presence import (
     read_role_file,
     role_files,
 )
-from coppice.work.solutions import (
-    Claim,
-    claim,
-    claimed_solutions,
-    fit_bytes,
-    return_failed,
-    waiting_solutions,
-)
 from coppice.work.waiting import Every, Rhythm
 
 MakeScorer = Callable[[RunFile, bytes, npt.NDArray[np.float32], npt.NDArray[np.int64], float], Scorer]
@@ -44,8 +46,8 @@ MakeScorer = Callable[[RunFile, bytes, npt.NDArray[np.float32], npt.NDArray[np.i
 
 COUNT_S = 10.0
 """How often an evaluator counts its peers."""
-FIT_FILE_DELAY_S = 0.3
-"""On a home where a file with content is dear, a generation must stand so long to get its fit files."""
+LOOK_S = 0.5
+"""How often it looks at the sentinels, and while nothing waits for it, at the claims of others."""
 
 
 class _ClaimLost(Exception):
@@ -74,11 +76,17 @@ class _Evaluator:
         self.scorer: Scorer | None = None
         self.scorer_search = 0
         self.samples: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], float] | None = None
+        self.generation: GenerationId | None = None
+        self.solutions: tuple[GenerationId, Float64s] | None = None
+        self.busy = False
+        """Solutions were waiting at the last look."""
         self.watch = LeaseWatch(context.clock, run.evaluators.lease_s)
+        self.board_now = Every(context.clock, LOOK_S, at_once=True)
+        self.look_now = Every(context.clock, LOOK_S)
         self.watch_now = Every(context.clock, min(2.0, run.evaluators.lease_s / 4))
         self.count_now = Every(context.clock, COUNT_S, at_once=True)
         self.place = (0, 1)
-        self.fit_files = FitFiles(context)
+        self.views = Views(context)
 
     def serve(self) -> None:
         """The whole life of the role; ends by an exception that says why."""
@@ -87,40 +95,86 @@ class _Evaluator:
         while True:
             self.context.check()
             self.presence.beat()
-            entries = self.board.look()
-            waiting = waiting_solutions(entries, self.run_id)
-            if waiting:
-                self.fit_files.newest = max(self.fit_files.newest, _generation(waiting[-1].id))
-            if self._score_some(waiting, entries):
+            if self.board_now.due():
+                self.board.look()
+            before = self.generation
+            tokens = self._look()
+            if self.generation != before:
                 if backoff.waited_s:
                     rhythm.add(backoff.waited_s)
+                backoff.reset()  # whoever came too late for this generation must not for the next
+            self.busy = tokens is not None and bool(tokens.waiting)
+            if tokens is not None and self._score_some(tokens):
                 backoff.reset(rhythm.head_start_s if dear else 0.0)
                 continue
-            if self.watch_now.due():
-                self._take_back()
             backoff.pause()
 
-    def _score_some(self, waiting: list[Waiting], entries: list[Entry]) -> bool:
+    def _look(self) -> Tokens | None:
+        """The newest generation's tokens, where there may be something new to see."""
+        if self.busy and self.generation is not None:
+            return look_at(self.store, self.generation)
+        newest = newest_generation(self.store, self.run_id)
+        if newest == self.generation and not (newest and self.look_now.due()):
+            return None
+        self.generation = newest
+        if newest is None:
+            return None
+        self.views.advance(newest)
+        tokens = look_at(self.store, newest)
+        if self.watch_now.due():
+            self._take_back(newest, tokens)
+        return tokens
+
+    def _score_some(self, tokens: Tokens) -> bool:
         """Work through this evaluator's share of a listing; True: scored some.
 
         Evaluators that each keep to a share of their own seldom reach for the same solution, and a fresh
         listing costs no more than a claim that comes too late.
         """
-        scorable = {number for e in entries if (number := names.parse_weights(e.name)) is not None}
-        todo = [w for w in waiting if w.id.search in scorable]
-        if not todo:
+        generation = self.generation
+        if not tokens.waiting or generation is None:
+            return False
+        solutions = self._solutions_of(generation)
+        if solutions is None or not self._has_weights(generation.search):
+            return False
+        todo = [waiting for waiting in tokens.waiting if waiting.index < len(solutions)]
+        if not todo:  # foreign tokens, or not the solutions that were published: the searcher mends both
+            self.solutions = None
             return False
         place, peers = self._my_place()
         first = len(todo) * place // peers
         last = max(first + 1, len(todo) * (place + 1) // peers)
         scored = False
-        for solution in todo[first:last]:
-            mine = claim(self.store, solution, self.context.me.worker)
+        for waiting in todo[first:last]:
+            mine = claim(self.store, generation, waiting, self.context.me.worker)
             if mine is None:
                 break
-            self._handle(mine)
+            if not self._handle(mine, solutions[waiting.index]):
+                break
             scored = True
         return scored
+
+    def _solutions_of(self, generation: GenerationId) -> Float64s | None:
+        """All its solutions, float64 (population, layers); None: they are not there, or cannot be used."""
+        if self.solutions is None or self.solutions[0] != generation:
+            try:
+                solutions = read_solutions(self.store, generation)
+            except BadContent as error:
+                self._put_aside(generation, str(error))
+                return None
+            if solutions is None:
+                return None
+            self.solutions = generation, solutions
+        return self.solutions[1]
+
+    def _put_aside(self, generation: GenerationId, reason: str) -> None:
+        """Have the searcher publish a generation's solutions again."""
+        self.context.say(f"{reason}; put aside")
+        self.solutions = None
+        put_aside(self.store, generation.solutions_file, f"{generation}_{names.SOLUTIONS}", reason)
+
+    def _has_weights(self, search: int) -> bool:
+        return self.scorer_search == search or self.board.sees(names.weights(search))
 
     def _my_place(self) -> tuple[int, int]:
         """This evaluator's place among its peers, from 0, and how many they are."""
@@ -132,7 +186,8 @@ class _Evaluator:
 
     # One solution
 
-    def _handle(self, mine: Claim) -> None:
+    def _handle(self, mine: Claim, crates: Float64s) -> bool:
+        """Score a claimed solution; False: it could not be, for a reason that the next one shares."""
         beat = Every(self.context.clock, self.run.evaluators.lease_s / 4)
 
         def tick() -> None:
@@ -142,36 +197,40 @@ class _Evaluator:
                 raise _ClaimLost
 
         try:
-            scorer = self._scorer(mine.what.id.search, tick)
+            scorer = self._scorer(mine.generation.search, tick)
+        except _ClaimLost:  # reading the reference took too long for others to wait
+            return False
         except BaseException:  # the reference is at fault, or we are: not this solution
             mine.give_back()
             raise
         if scorer is None:
             mine.give_back()
-            return
+            return False
+        if len(crates) != scorer.layers:
+            file = mine.generation.solutions_file
+            self._put_aside(mine.generation, f"{file}: expected {scorer.layers} layers, found {len(crates)}")
+            mine.give_back()
+            return False
         try:
-            crates = mine.read(scorer.layers)
             score = scorer.score(crates, tick)
             if not (math.isfinite(score.fitness) and math.isfinite(score.accuracy)):
                 raise ArithmeticError(f"the score is not a number: {score}")
-        except BadContent as error:
-            self.context.say(f"{error}; put aside")
-            mine.unusable(str(error))
         except _ClaimLost:
-            self.context.say(f"{mine.what.id}: the claim was taken back, its score will not count")
+            self.context.say(f"{mine.id}: the claim was taken back, its score will not count")
         except (Stopped, StoreError):
             mine.give_back()
             raise
         except Exception as error:
-            self.context.say(f"{mine.what.id}: scoring failed ({type(error).__name__}: {error})"[:300])
+            self.context.say(f"{mine.id}: scoring failed ({type(error).__name__}: {error})"[:300])
             if mine.failed(traceback.format_exc(), self.run.evaluators.tries):
-                self.context.say(f"{mine.what.id}: set aside after {mine.what.attempt} tries")
+                self.context.say(f"{mine.id}: set aside after {mine.token.attempt} tries")
         else:
             if mine.announce(score.fitness, score.accuracy):
-                self.fit_files.put(mine.what.id, crates, score.fitness)
+                self.views.put(mine.generation, mine.id.fit_file, fit_bytes(crates, score.fitness))
             elif mine.beat():
                 # Still ours, so the very same score stands there already: it was published twice.
                 mine.discard()
+        return True
 
     def _scorer(self, search: int, tick: Callable[[], None]) -> Scorer | None:
         """The scorer for the weights of one search; None: those weights are not there (any more)."""
@@ -201,77 +260,17 @@ class _Evaluator:
 
     # Other evaluators' claims
 
-    def _take_back(self) -> None:
+    def _take_back(self, generation: GenerationId, tokens: Tokens) -> None:
         """Give the solutions of evaluators that stopped beating another try."""
-        claims = claimed_solutions(self.store, self.run_id)
-        by_file = {c.file: c for c in claims}
-        stale = set(self.watch.stale({c.file: mtime for c, mtime in claims.items()}))
-        for file, held in by_file.items():
-            silent = file in stale
+        stale = set(self.watch.stale({generation.path(c.name): t for c, t in tokens.claimed.items()}))
+        for held in tokens.claimed:
+            silent = generation.path(held.name) in stale
             if not silent:
                 content = read_role_file(self.store, evaluator_file(held.worker))
                 if content is None or not gone_from_this_machine(content):
                     continue
             why = f"did not beat for {self.watch.lease_s:g} s" if silent else "is dead"
-            self.context.say(f"{held.id}: its evaluator {held.worker} {why}; taking it back")
-            return_failed(
-                self.store,
-                held,
-                f"try {held.attempt}: evaluator {held.worker} {why}",
-                self.run.evaluators.tries,
-            )
-
-
-def _generation(id_: SolutionId) -> tuple[int, int]:
-    return (id_.search, id_.generation)
-
-
-class FitFiles:
-    """Writes fit_solution_<id>.npy for those who inspect the folder.
-
-    The searcher goes by the announced score; this file says the same with solution and fitness in it. On an
-    untouched HDFS a file with content may cost 400 ms, so it is written on a thread of its own, and not at
-    all once its generation is over: nobody could see it.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._store: Store = context.store
-        self._delay_s = FIT_FILE_DELAY_S if context.store.home.parallel > 1 else 0.0
-        self._queue: queue.SimpleQueue[tuple[float, SolutionId, Float64s, float]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._given_up = False
-        self.newest = (0, 0)
-        """Search and generation last seen to be under way."""
-
-    def put(self, id_: SolutionId, crates: Float64s, fitness: float) -> None:
-        """Have it written soon."""
-        if self._given_up:
-            return
-        if not self._context.background:
-            self._write(id_, crates, fitness)
-            return
-        self._queue.put((self._context.clock.monotonic() + self._delay_s, id_, crates, fitness))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="fit files", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        clock = self._context.clock
-        try:
-            while not self._given_up:
-                due, id_, crates, fitness = self._queue.get()
-                clock.sleep(max(0.0, due - clock.monotonic()))
-                self._write(id_, crates, fitness)
-        except Stopped:
-            return
-
-    def _write(self, id_: SolutionId, crates: Float64s, fitness: float) -> None:
-        if _generation(id_) < self.newest:
-            return
-        try:
-            self._store.create(id_.fit_file, fit_bytes(crates, fitness))
-        except StoreError as error:
-            # No reason to end: the score is announced, and a rename needs no space.
-            self._given_up = True
-            self._context.say(f"fit files are no longer written: {error}")
+            id_ = generation.solution(held.index)
+            self.context.say(f"{id_}: its evaluator {held.worker} {why}; taking it back")
+            reason = f"try {held.attempt}: evaluator {held.worker} {why}"
+            return_failed(self.store, generation, held, reason, self.run.evaluators.tries)

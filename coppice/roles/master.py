@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from coppice import __version__
@@ -30,15 +31,19 @@ _IRRELEVANT = ("work", "evaluators")
 def master(context: Context, run: RunFile, fresh: bool = False) -> dict[str, Any]:
     """Serve a run from opening to the end; returns the content of result.json.
 
+    `fresh` throws away what stands in the work folder, but never this very run: the command may have been
+    started again by a cluster that knows nothing of what was done since.
+
     Raises `RunRefused` if the work folder is another run's, `RunFailed` if a role gave the run up.
     """
     store = context.store
-    if fresh:
-        _refuse_the_living(context)
-        clear(store)
+    doomed = _to_throw_away(context, run) if fresh else None
     store.make_folder()
-    _check_same(store, run)
+    if doomed is None:
+        _check_same(store, run)
     with in_office(context, "master") as tick:
+        if doomed is not None:
+            _throw_away(context, run, doomed, tick)
         record = _open(context, run)
         if record.state == "over":
             context.say(f"run {record.run_id} is over already")
@@ -53,6 +58,63 @@ def master(context: Context, run: RunFile, fresh: bool = False) -> dict[str, Any
 
 def _comparable(run_file: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in run_file.items() if key not in _IRRELEVANT}
+
+
+def _unfinished(store: Store, run: RunFile) -> RunRecord | None:
+    """The run of these very settings that stands in the folder and whose master has not ended by itself."""
+    try:
+        record = read_record(store)
+    except BadContent:
+        return None
+    if record is None or _comparable(run.model_dump(mode="json")) != _comparable(record.run_file):
+        return None
+    if record.state != "over":
+        return record
+    terms = [file for file in role_files(store) if file.role == "master"]
+    closed = bool(terms) and max(terms, key=lambda file: file.term or 0).ended
+    return None if closed else record
+
+
+def _run_id(store: Store) -> str:
+    """The run that stands in the folder; "" for none, or one whose run.json is damaged."""
+    try:
+        record = read_record(store)
+    except BadContent:
+        record = None
+    return record.run_id if record else ""
+
+
+def _to_throw_away(context: Context, run: RunFile) -> str | None:
+    """The run that --fresh is about, "" for none in particular; None if what stands there must stay.
+
+    Raises `RunRefused` where a run lives.
+    """
+    store = context.store
+    unfinished = _unfinished(store, run)
+    if unfinished is not None:
+        context.say(
+            f"--fresh: run {unfinished.run_id} has these very settings and is unfinished; going on with it "
+            f"(to throw it away: coppice clean {store.url})"
+        )
+        return None
+    if store.stat(names.RUN) is None:
+        _check_same(store, run)  # nothing of anybody else's is there either
+    _refuse_the_living(context)
+    return _run_id(store)
+
+
+def _throw_away(context: Context, run: RunFile, doomed: str, tick: Ticker) -> None:
+    """Clear the folder for a new run, unless another master did so while this one waited or slept."""
+    if _run_id(context.store) == doomed and _unfinished(context.store, run) is None:
+        clear(context.store, tick.now)
+    else:
+        _check_same(context.store, run)
+
+
+def discard(context: Context) -> None:
+    """Throw away the run in the work folder. Raises `RunRefused` where one lives."""
+    _refuse_the_living(context)
+    clear(context.store)
 
 
 def _check_same(store: Store, run: RunFile) -> RunRecord | None:
@@ -171,17 +233,27 @@ def clean(context: Context) -> list[str]:
     return left
 
 
-def clear(store: Store) -> list[str]:
+def clear(store: Store, still_mine: Callable[[], None] | None = None) -> list[str]:
     """Remove a run: only what is Coppice's own, run.json last so that a crash in between leaves a run that
-    can be cleared again. Returns the foreign names that were left."""
+    can be cleared again. Returns the foreign names that were left.
+
+    `still_mine` is called before each removal, for a master that clears in office, and raises to give up;
+    then the folder of the offices stays.
+    """
     left = []
     for entry in store.list():
+        if still_mine is not None:
+            still_mine()
         if not names.is_own(entry.name):
             left.append(entry.name)
+        elif entry.name == names.ROLES and still_mine is not None:
+            store.delete_many([file.path for file in role_files(store) if file.ended])
         elif entry.is_folder:
             store.delete_tree(entry.name)
         elif entry.name != names.RUN:
             store.delete(entry.name)
+    if still_mine is not None:
+        still_mine()
     store.delete(names.RUN)
     return left
 
@@ -258,6 +330,7 @@ def _close(context: Context, record: RunRecord, tick: Ticker) -> None:
         if not waiting:
             break
         backoff.pause()
-    for folder in (names.CLAIMS, names.SCORES, TEMPORARY_FOLDER):
+    for folder in (names.GENERATIONS, TEMPORARY_FOLDER):
         store.delete_tree(folder)
+    store.delete_many([e.name for e in store.list() if names.parse_solution(e.name) is not None])
     context.say(f"run {record.run_id} is over")

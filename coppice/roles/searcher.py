@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from coppice.roles.context import Board, Context, Ticker, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
+from coppice.roles.views import Views
 from coppice.runfile import RunFile
 from coppice.search import Optimizer, make_optimizer
 from coppice.search.optimizer import Float64s, State
+from coppice.store import Staging
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
 from coppice.work.contents import (
@@ -26,23 +28,31 @@ from coppice.work.contents import (
     bundle_to_bytes,
 )
 from coppice.work.errors import BadContent
-from coppice.work.names import SolutionId, Waiting
-from coppice.work.solutions import (
-    announced_scores,
-    claimed_solutions,
-    publish_missing,
+from coppice.work.generation import (
+    MAX_GENERATION_BYTES,
+    Tokens,
+    generations,
+    look_at,
+    prepare,
+    publish,
     put_aside,
     read_fit,
-    waiting_solutions,
+    repair,
 )
+from coppice.work.names import GenerationId, Scored, SolutionId
 from coppice.work.waiting import Every
 
 SET_ASIDE_FITNESS = 2.0
 """Told for a solution that no evaluator survived: as infeasible as can be."""
+BY_HAND = "hand"
+"""Who scored what was taken from a fit file."""
 LOOK_S = 0.5
 """While scores are awaited, how often the rest of the folder is looked at: sentinels, fit files."""
 HEAL_S = 3.0
 """After so long without a new score, solutions that have vanished are published again."""
+CHECKPOINT_S = 0.5
+"""Generations that follow each other faster share a checkpoint; after a restart the scores of those since the
+last one, which stay in the folder until the next, are told again."""
 
 
 @dataclass(slots=True)
@@ -85,6 +95,11 @@ class _Searcher:
         self.tick = tick
         self.board = Board(context, run_id)
         self.checkpoints = Checkpoints(context.store, names.NCS, context.say)
+        self.views = Views(context)
+        # On a home where a listing is cheap every generation's views are gone before the next one's come.
+        self.look_now = Every(context.clock, LOOK_S if context.store.home.parallel > 1 else 0.0)
+        self.prepared: tuple[int, Staging] | None = None
+        """Tokens laid out for a generation to come, and how many."""
 
     def serve(self) -> None:
         """The whole life of the role."""
@@ -99,7 +114,8 @@ class _Searcher:
             self.board.look()
             order = self.board.get(names.NCS_START, NcsStart)
             if order is not None and order.crates is None:
-                self._sweep(everything=True)
+                self._sweep(None)
+                self._sweep_views(lambda id_: True)
                 self.context.say("exit: no more searches")
                 return
             if order is not None and (finished is None or order.search > finished.over.search):
@@ -107,6 +123,7 @@ class _Searcher:
                 parts = None
                 backoff.reset()
             if order is not None and finished is not None and order.search == finished.over.search:
+                self._sweep_views(lambda id_: True)
                 self.board.ensure_bytes(names.CRATES, finished.crates)
                 self.board.ensure(names.NCS_OVER, finished.over)
             backoff.pause()
@@ -128,9 +145,6 @@ class _Searcher:
         )
         progress = Progress(order.search, self.run.search.evaluations)
         history = SearchHistory(order.search, len(start))
-        # After a restart the next two generations may be out already: the one after the checkpoint, and
-        # the one that was being published together with the next checkpoint.
-        look_first = 2
         if parts is not None and _progress(parts).search == order.search:
             progress = _progress(parts)
             optimizer.restore(_arrays(parts["optimizer.zip"]))
@@ -139,27 +153,38 @@ class _Searcher:
         else:
             self.context.say(f"search {order.search}: {progress.budget} evaluations")
             self.store.delete(names.NCS_OVER)
-        self._sweep(everything=False, search=order.search)
+        told = GenerationId(self.run_id, order.search, progress.generation)
+        self._sweep(told)
+        save_now = Every(self.context.clock, CHECKPOINT_S)
         unsaved: dict[str, bytes] | None = None
         while not optimizer.done:
             rows = optimizer.ask()
-            solutions = self._solutions(order.search, progress.generation + 1, start, searched, rows)
-            # The last generation's checkpoint travels with this generation's solutions, so that it costs no
-            # wait of its own; until it is written, the scores it rests on stay in the folder.
-            self._publish(solutions, unsaved, look_first > 0)
-            look_first -= 1
+            generation = GenerationId(self.run_id, order.search, progress.generation + 1)
+            solutions = np.repeat(start[None, :], len(rows), axis=0)  # (rows, layers)
+            solutions[:, searched] = rows
+            self._publish(generation, solutions)
+            # What can wait is done while the evaluators work: the last checkpoint, and removing what it makes
+            # needless. Until it is written, the scores it rests on stay in the folder.
             if unsaved is not None:
-                self._sweep_generation(order.search, progress.generation)
-            self._await_scores(solutions, history, progress.generation + 1)
+                self._save(unsaved, told)
+                unsaved = None
+            if self.look_now.due():
+                self._glance(generation)
+            left = progress.budget - progress.evaluations - len(rows)
+            if left > 0:
+                self._prepare(min(left, self.run.search.population))
+            self._await_scores(generation, solutions, history)
             optimizer.tell(np.array(history.fitness[-len(rows) :], dtype=np.float64))
+            told = generation
             progress.generation += 1
             progress.evaluations = optimizer.evaluations
             progress.fitness = float(optimizer.best_fitness)
             progress.over = optimizer.done
-            unsaved = _parts(progress, optimizer, history, start, searched)
+            if optimizer.done or save_now.due():
+                unsaved = _parts(progress, optimizer, history, start, searched)
+        self.views.settle()
         last = unsaved or _parts(progress, optimizer, history, start, searched)
-        self.checkpoints.save(last)
-        self._sweep_generation(order.search, progress.generation)
+        self._save(last, told)
         return self._finish(last)
 
     def _finish(self, parts: dict[str, bytes]) -> _Finished:
@@ -176,112 +201,112 @@ class _Searcher:
         )
         return _Finished(over, parts["crates.npy"])
 
-    def _solutions(
-        self, search: int, generation: int, start: Float64s, searched: npt.NDArray[np.bool_], rows: Float64s
-    ) -> dict[SolutionId, Float64s]:
-        solutions = np.repeat(start[None, :], len(rows), axis=0)  # (rows, layers)
-        solutions[:, searched] = rows
-        return {SolutionId(self.run_id, search, generation, i): x for i, x in enumerate(solutions)}
+    def _prepare(self, population: int) -> None:
+        if self.prepared is not None and self.prepared[0] == population:
+            return
+        if self.prepared is not None:
+            self.prepared[1].discard()
+        self.prepared = population, prepare(self.store, population)
 
-    def _publish(
-        self, solutions: dict[SolutionId, Float64s], checkpoint: dict[str, bytes] | None, look_first: bool
-    ) -> None:
-        folder = next(iter(solutions)).scores_folder
-        extra = None if checkpoint is None else self.checkpoints.next(checkpoint)
-        self.store.make_folder(folder)  # so that no evaluator has to
-        if look_first:
-            scored = announced_scores(self.store, folder)
-            _, created = publish_missing(self.store, self.run_id, solutions, scored.__contains__, extra)
-        else:
-            files = [(Waiting(id_).file, array_to_bytes(x)) for id_, x in solutions.items()]
-            created = self.store.create_many([*([extra] if extra else []), *files])[0]
-        if extra is not None:
-            self.checkpoints.saved(created)
+    def _publish(self, generation: GenerationId, solutions: Float64s) -> None:
+        self._prepare(len(solutions))
+        assert self.prepared is not None
+        staging, self.prepared = self.prepared[1], None
+        if not publish(staging, generation, solutions):
+            self._find(generation, solutions)
+        self.views.advance(generation)
+        for index, x in enumerate(solutions):
+            self.views.put(generation, generation.solution(index).solution_file, array_to_bytes(x))
 
-    def _await_scores(
-        self, solutions: dict[SolutionId, Float64s], history: SearchHistory, generation: int
-    ) -> None:
+    def _find(self, generation: GenerationId, solutions: Float64s) -> None:
+        """Go on with a generation that was published before a restart, and may be scored in part."""
+        there = self.store.read(generation.solutions_file, MAX_GENERATION_BYTES)
+        if there is not None and there != array_to_bytes(solutions):
+            # The same seed gives the same solutions on the same kind of machine; but whatever happened, what
+            # was scored there answers other questions.
+            self.context.say(f"{generation.folder}: holds other solutions than this search; published anew")
+            self.store.delete_tree(generation.folder)
+            publish(prepare(self.store, len(solutions)), generation, solutions)
+
+    def _save(self, parts: dict[str, bytes], told: GenerationId) -> None:
+        self.checkpoints.save(parts)
+        self._sweep(told)
+
+    def _await_scores(self, generation: GenerationId, solutions: Float64s, history: SearchHistory) -> None:
         """Wait until every solution is scored, then record them in the order of their index."""
-        folder = next(iter(solutions)).scores_folder
-        by_hand: dict[int, float] = {}
         backoff = self.context.backoff()
-        look, heal = Every(self.context.clock, LOOK_S), Every(self.context.clock, HEAL_S)
+        heal = Every(self.context.clock, HEAL_S)
         known = 0
         while True:
             self.tick()
-            scores = announced_scores(self.store, folder)
-            missing = {i: x for i, x in solutions.items() if i.index not in scores and i.index not in by_hand}
-            if not missing:
+            tokens = look_at(self.store, generation)
+            scored = sum(index in tokens.scored for index in range(len(solutions)))
+            if scored == len(solutions):
                 break
-            if len(missing) != known:
-                known = len(missing)
+            if scored != known:
+                known = scored
                 backoff.reset()
                 heal = Every(self.context.clock, HEAL_S)
-            elif look.due():
-                self.board.look()
-                by_hand.update(self._fits_by_hand(missing))
-                if heal.due():
-                    lost, _ = publish_missing(
-                        self.store, self.run_id, missing, announced_scores(self.store, folder).__contains__
-                    )
-                    if lost:
-                        self.context.say(
-                            f"{lost} solutions of generation {generation} were gone; published again"
-                        )
+            elif self.look_now.due():
+                self._glance(generation)
+                self._take_fits(generation, solutions, tokens)
+                if not tokens.has_solutions or heal.due():
+                    self._heal(generation, solutions)
             backoff.pause()
-        for id_, x in solutions.items():
-            score = scores.get(id_.index)
-            if score is None:
-                history.add(generation, x, by_hand[id_.index], float("nan"), "")
-            elif score.fitness is None or score.accuracy is None:
-                history.add(generation, x, SET_ASIDE_FITNESS, float("nan"), score.worker)
-                self.context.say(f"{id_} was set aside: see {names.ASIDE}/")
-            else:
-                history.add(generation, x, score.fitness, score.accuracy, score.worker)
+        for index, x in enumerate(solutions):
+            score = tokens.scored[index]
+            fitness = SET_ASIDE_FITNESS if score.fitness is None else score.fitness
+            accuracy = float("nan") if score.accuracy is None else score.accuracy
+            history.add(generation.number, x, fitness, accuracy, score.worker)
+            if score.fitness is None:
+                self.context.say(f"{generation.solution(index)} was set aside: see {names.ASIDE}/")
 
-    def _fits_by_hand(self, missing: dict[SolutionId, Float64s]) -> dict[int, float]:
-        """Fit files that stand for solutions without an announced score: somebody's own evaluator."""
-        found = {}
-        for id_, x in missing.items():
-            if not self.board.has(id_.fit_file):
+    def _glance(self, generation: GenerationId) -> None:
+        """Look at the top of the folder, and remove what older generations left there."""
+        self.board.look()
+        self._sweep_views(lambda id_: id_.generation < generation)
+
+    def _heal(self, generation: GenerationId, solutions: Float64s) -> None:
+        """Publish again what has vanished from a generation; newer ones, which rest on it, go."""
+        for each in generations(self.store):
+            if each.run == self.run_id and each > generation:
+                self.store.delete_tree(each.folder)
+        done = repair(self.store, generation, solutions)
+        if done:
+            self.context.say(f"generation {generation.number}: {'; '.join(done)}")
+
+    def _take_fits(self, generation: GenerationId, solutions: Float64s, tokens: Tokens) -> None:
+        """Take fit files for solutions that no evaluator of ours has scored: somebody's own evaluator.
+
+        The solution's token is renamed to say so. One that an evaluator of ours scored meanwhile is not there
+        to be renamed, so its fit file, which says the same with less in it, is never taken for another's.
+        """
+        for token in tokens.unscored():
+            id_ = generation.solution(token.index)
+            if token.index >= len(solutions) or not self.board.has(id_.fit_file):
                 continue
             try:
-                fitness = read_fit(self.store, id_, x)
+                fitness = read_fit(self.store, id_, solutions[token.index])
             except BadContent as error:
                 self.context.say(f"{error}; put aside, the solution will be scored again")
-                put_aside(self.store, id_.fit_file, str(error))
+                put_aside(self.store, id_.fit_file, id_.fit_file, str(error))
                 continue
             if fitness is not None:
-                found[id_.index] = fitness
-        return found
+                scored = Scored(token.index, token.attempt, fitness, None, BY_HAND)
+                self.store.rename(generation.path(token.name), generation.path(scored.name))
 
     # Tidying
 
-    def _sweep_generation(self, search: int, generation: int) -> None:
-        """Remove what a told generation left: its scores, and files of it and of older ones at the top."""
-        self.store.delete_tree(names.scores_folder(self.run_id, search, generation))
-        last = (search, generation)
-        self._sweep_top(lambda id_: (id_.search, id_.generation) <= last)
+    def _sweep(self, told: GenerationId | None) -> None:
+        """Remove generations up to `told`, None for all: they are told, or leftovers of earlier searches."""
+        for each in generations(self.store):
+            if told is None or each.run != self.run_id or each <= told:
+                self.store.delete_tree(each.folder)
 
-    def _sweep(self, everything: bool, search: int = 0) -> None:
-        """Remove what earlier searches left (or all of them): leftovers of crashes and of slow evaluators."""
-
-        def old(id_: SolutionId) -> bool:
-            return everything or id_.search < search
-
-        self._sweep_top(old)
-        self.store.delete_many([c.file for c in claimed_solutions(self.store, self.run_id) if old(c.id)])
-        for entry in self.store.list(names.SCORES):
-            number = names.parse_scores_folder(entry.name)
-            if number is None or number[0] != self.run_id or everything or number[1] < search:
-                self.store.delete_tree(f"{names.SCORES}/{entry.name}")
-
-    def _sweep_top(self, old: Callable[[SolutionId], bool]) -> None:
-        entries = self.store.list()
-        paths = [w.file for w in waiting_solutions(entries, self.run_id) if old(w.id)]
-        fits = [(e.name, names.parse_fit(e.name)) for e in entries]
-        paths += [name for name, id_ in fits if id_ is not None and id_.run == self.run_id and old(id_)]
-        self.store.delete_many(paths)
+    def _sweep_views(self, old: Callable[[SolutionId], bool]) -> None:
+        """Remove the views of what is over, as of the last look at the board."""
+        found = ((name, names.parse_solution(name)) for name in self.board.listed())
+        self.store.delete_many([name for name, id_ in found if id_ is not None and old(id_)])
 
 
 def _progress(parts: dict[str, bytes]) -> Progress:

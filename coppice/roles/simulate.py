@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -24,13 +25,13 @@ from rich.text import Text
 
 from coppice.clock import SystemClock
 from coppice.errors import CoppiceError
-from coppice.roles.context import declare_failure, read_failure, read_record
-from coppice.roles.master import read_result
+from coppice.roles.context import Context, declare_failure, read_failure, read_record
+from coppice.roles.master import discard, read_result
 from coppice.roles.status import Status, read_status
 from coppice.runfile import RunFile
 from coppice.show import facts_table, result_lines, result_table, status_rows
 from coppice.store import Store, open_store
-from coppice.work.presence import read_role_file, role_files
+from coppice.work.presence import Identity, read_role_file, role_files
 from coppice.work.waiting import Every
 
 RESTARTS = 5
@@ -118,7 +119,7 @@ def simulate(
         # One thread a role: they share the machine, and one thread's sums are the same everywhere.
         os.environ["OMP_NUM_THREADS"] = "1"
     logs = Path(tempfile.mkdtemp(prefix=f"coppice-{run.name}-"))
-    flags = ["--seed", str(run.seed), *(["--fresh"] if fresh else [])]
+    flags = ["--seed", str(run.seed)]
     master = Worker("master", ["master", str(run_file), "--work", work, *flags], logs / "master.log")
     others = [Worker(role, [role, "--work", work], logs / f"{role}.log") for role in ("outer", "ncs")]
     for number in range(1, evaluators + 1):
@@ -130,10 +131,10 @@ def simulate(
         status = 1
         try:
             with _sigterm_as_interrupt():
+                if fresh:
+                    discard(_own_context(store, console))
                 master.start()
                 if _opened(store, master):
-                    # Should it have to be started again, the master must not wipe the run a second time.
-                    master.arguments = [a for a in master.arguments if a != "--fresh"]
                     simulation.workers.extend(others)
                     for worker in others:
                         worker.start()
@@ -157,6 +158,13 @@ def simulate(
             console.print(result_table(result))
             console.print("\n".join(result_lines(result, store.url)), highlight=False, soft_wrap=True)
         return 0
+
+
+def _own_context(store: Store, console: Console) -> Context:
+    """For what the simulation itself does in the work folder."""
+    return Context(
+        store, SystemClock(), Identity.of_this_process(), random.Random(), lambda line: console.print(line)
+    )
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
 from coppice.work.contents import MAX_TEXT_BYTES, NcsStart, NewItr
 from coppice.work.errors import BadContent
+from coppice.work.generation import Tokens, look_at, newest_generation
+from coppice.work.names import GenerationId
 from coppice.work.presence import gone_from_this_machine, read_role_file, role_files
-from coppice.work.solutions import announced_scores, claimed_solutions, waiting_solutions
 
 
 @dataclass(slots=True)
@@ -113,8 +114,11 @@ def read_status(store: Store) -> Status:
     current = progress if running in (None, told) else {}
     per_search = run.search.evaluations
     generation = int(current.get("generation", 0))
-    folder = names.scores_folder(record.run_id, running or told, generation + 1)
-    claims = claimed_solutions(store, record.run_id)
+    newest = newest_generation(store, record.run_id)
+    tokens = look_at(store, newest) if newest is not None else Tokens()
+    if newest is not None and newest.search == running:
+        generation = max(generation, newest.number - 1)  # the checkpoint may be a second old
+    evaluations = min(per_search, generation * run.search.population)
     aside = [e.name for e in store.list(names.ASIDE)]
     return Status(
         url=store.url,
@@ -130,19 +134,19 @@ def read_status(store: Store) -> Status:
         search=running,
         generation=generation,
         generations=-(-per_search // run.search.population),
-        evaluations=int(current.get("evaluations", 0)),
-        evaluations_all=max(0, told - 1) * per_search + int(progress.get("evaluations", 0)),
+        evaluations=evaluations,
+        evaluations_all=max(0, (running or told) - 1) * per_search + evaluations,
         search_fitness=current.get("fitness"),
-        waiting=len(waiting_solutions(entries, record.run_id)),
-        claimed=len(claims),
-        scored=len(announced_scores(store, folder)),
+        waiting=len(tokens.waiting),
+        claimed=len(tokens.claimed),
+        scored=len(tokens.scored),
         compression=float(last.get("compression", 1.0)),
         accuracy=last.get("accuracy"),
         best_compression=float(last.get("best_compression", 1.0)),
         aside=len([name for name in aside if name.endswith(".npy")]),
         last_error=_last_note(store, aside),
         foreign=[e.name for e in entries if not names.is_own(e.name)],
-        roles=_roles(store, claims, scored_by),
+        roles=_roles(store, newest, tokens, scored_by),
         rounds=rounds,
     )
 
@@ -174,7 +178,9 @@ def _last_note(store: Store, aside: list[str]) -> str | None:
     return f"{notes[-1]}: {data.decode('utf-8', 'replace').strip().splitlines()[-1]}" if data else None
 
 
-def _roles(store: Store, claims: dict[names.Claimed, int], scored_by: Counter[str]) -> list[RoleStatus]:
+def _roles(
+    store: Store, generation: GenerationId | None, tokens: Tokens, scored_by: Counter[str]
+) -> list[RoleStatus]:
     now_ms = time.time() * 1000
     found = []
     for file in role_files(store):
@@ -182,7 +188,7 @@ def _roles(store: Store, claims: dict[names.Claimed, int], scored_by: Counter[st
         if content is None:
             continue
         worker, pid = str(content.get("worker", "?")), content.get("pid")
-        held = {c: mtime for c, mtime in claims.items() if c.worker == worker}
+        held = {c: mtime for c, mtime in tokens.claimed.items() if c.worker == worker}
         state = "ended" if file.ended else "lost" if gone_from_this_machine(content) else "alive"
         found.append(
             RoleStatus(
@@ -194,7 +200,7 @@ def _roles(store: Store, claims: dict[names.Claimed, int], scored_by: Counter[st
                 state=state,
                 beat_age_s=max(0.0, now_ms - file.mtime_ms) / 1000 if state == "alive" else None,
                 scored=scored_by[worker],
-                holds=[str(c.id) for c in sorted(held)],
+                holds=[str(generation.solution(c.index)) for c in sorted(held)] if generation else [],
                 holds_since_s=max(0.0, now_ms - min(held.values())) / 1000 if held else None,
             )
         )

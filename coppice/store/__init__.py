@@ -1,9 +1,11 @@
 """Shared files: one small contract, three homes (a folder, HDFS, memory)."""
 
+from coppice.store.drafts import TEMPORARY_FOLDER
 from coppice.store.effort import Retry
 from coppice.store.errors import PermanentStoreError, StoreError, TooLarge, TransientStoreError
 from coppice.store.home import MAX_READ_BYTES, Entry, Home
-from coppice.store.store import TEMPORARY_FOLDER, Store
+from coppice.store.staging import Staging
+from coppice.store.store import Store
 from coppice.store.urls import open_store
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "Home",
     "PermanentStoreError",
     "Retry",
+    "Staging",
     "Store",
     "StoreError",
     "TooLarge",

@@ -13,7 +13,7 @@ from pathlib import Path
 from coppice.clock import Clock, SystemClock
 from coppice.store.errors import PermanentStoreError, StoreError, TooLarge, TransientStoreError
 from coppice.store.home import MAX_READ_BYTES, Entry, Home
-from coppice.store.paths import check_path, parent_of
+from coppice.store.paths import check_folder_move, check_path, parent_of
 from coppice.store.rename_apart import RenameApart
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
@@ -96,13 +96,15 @@ class FolderHome(Home):
             raise TooLarge(f"{self._where(path)} has more than the {max_bytes} bytes allowed")
         return content
 
-    def put(self, path: str, data: bytes, durable: bool = False) -> None:
+    def put(self, path: str, data: bytes, durable: bool = False, parents: bool = True) -> bool:
         """See `Home.put`."""
         full = self._path(path)
         try:
             try:
                 self._write(path, data, durable)
             except FileNotFoundError:
+                if not parents:
+                    return False
                 os.makedirs(os.path.dirname(full), exist_ok=True)
                 self._write(path, data, durable)
         except OSError as error:
@@ -110,6 +112,7 @@ class FolderHome(Home):
         if durable:
             with self._lock:
                 self._durable.add(path)
+        return True
 
     def rename(self, source: str, target: str) -> bool:
         """See `Home.rename`."""
@@ -123,6 +126,23 @@ class FolderHome(Home):
                 return False
             raise self._explain(error, f"rename {source} to", target) from error
         return moved
+
+    def rename_folder(self, source: str, target: str) -> bool:
+        """See `Home.rename_folder`. A file or a symbolic link is no folder: False.
+
+        Files in it that were put with `durable` need not survive a power loss under their new name.
+        """
+        check_folder_move(source, target)
+        old, new = self._path(source), self._path(target)
+        if source == target:  # there already, or not there at all; POSIX would call it moved
+            return False
+        try:
+            self._rename_apart.folder(old, new)
+        except OSError as error:
+            if error.errno in (*_NOT_THERE, errno.EEXIST, errno.ENOTEMPTY):
+                return False
+            raise self._explain(error, f"rename folder {source} to", target) from error
+        return True
 
     def rename_over(self, source: str, target: str) -> bool:
         """See `Home.rename_over`."""

@@ -1,8 +1,9 @@
 """A home in HDFS, over WebHDFS (a NameNode, or several) or HttpFS.
 
-Learnt from a real server (Hadoop 3.4.2, tests/store): RENAME with renameoptions=NONE is
-strict on a NameNode (it refuses an existing target, also a folder, and says why), and is an ordinary rename,
-which moves INTO a folder, on an HttpFS.
+Learnt from a real server (Hadoop 3.4.2, tests/store): RENAME with renameoptions=NONE is strict on a NameNode
+(it refuses an existing target, also an empty folder, and says why), and is an ordinary rename, which moves
+INTO a folder, on an HttpFS. CREATE with createparent=false refuses a missing folder on a NameNode; an HttpFS
+does not know it and creates the folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from coppice.store.hdfs_address import HdfsAddress, parse_hdfs_url
 from coppice.store.hdfs_client import Calls, open_client
 from coppice.store.hdfs_errors import NoSuchFile, NotServing, Occupied, request_error
 from coppice.store.home import MAX_READ_BYTES, Entry, Home
-from coppice.store.paths import check_path
+from coppice.store.paths import check_folder_move, check_path, parent_of
 
 _CHUNK_BYTES = 1 << 20
 _OVER_TRIES = 5
@@ -33,8 +34,9 @@ class HdfsHome(Home):
     """Files below one folder of an HDFS; see `parse_hdfs_url` for the URL.
 
     Calls on a NameNode, in the good path: one for each method, but `put` and `read`, which also go to a
-    DataNode. On an HttpFS `rename` looks first whether `target` is a folder, and `rename_over` deletes
-    `target` before it renames: readers may see none for a moment, and a crash in between leaves none.
+    DataNode. On an HttpFS `rename` looks first whether `target` is a folder, `rename_folder` once more
+    after it, and `rename_over` deletes `target` before it renames: readers may see none for a moment, and a
+    crash in between leaves none.
     `durable` adds nothing: HDFS answers when all replicas have the data, in memory or on disk.
     """
 
@@ -96,18 +98,18 @@ class HdfsHome(Home):
             raise TooLarge(f"{self.url}: {path} has more than the {max_bytes} bytes allowed")
         return content
 
-    def put(self, path: str, data: bytes, durable: bool = False) -> None:
+    def put(self, path: str, data: bytes, durable: bool = False, parents: bool = True) -> bool:
         """See `Home.put`. Only the last answer, 201, proves anything: the first one just names a DataNode."""
-        full, body = self._full(path), bytes(data)
-        at_once = {"data": body} if self._httpfs else {}
-        client, reply = self._ask(lambda client: (client, client._create(full, overwrite="true", **at_once)))
-        if reply.is_redirect and "data=true" in reply.headers["location"]:
-            self._found_httpfs(True)
-        reply = client.follow(reply, "PUT", f"CREATE {full}", data=body)
-        if reply.status_code not in (200, 201):
-            raise TransientStoreError(
-                f"cannot CREATE {full}: the DataNode answered status {reply.status_code}"
-            )
+        full = self._full(path)
+        if not parents and self._is_httpfs() and self.stat(parent_of(path)) is None:
+            return False
+        try:
+            self._create(full, bytes(data), {} if parents else {"createparent": "false"})
+        except NoSuchFile:
+            if parents:
+                raise
+            return False
+        return True
 
     def rename(self, source: str, target: str) -> bool:
         """See `Home.rename`."""
@@ -117,6 +119,22 @@ class HdfsHome(Home):
             return self._rename(source, target, "NONE")
         except (NoSuchFile, Occupied):
             return False
+
+    def rename_folder(self, source: str, target: str) -> bool:
+        """See `Home.rename_folder`. Whether `source` is a file is not looked at: a file is moved, too.
+
+        An HttpFS moves into a folder that appears between our look and the rename: whoever loses a race so
+        finds his folder inside the winner's, and takes it back. Until then, and for good if the reply is lost
+        or this process dies, it is seen there.
+        """
+        check_folder_move(source, target)
+        if not self.rename(source, target):
+            return False
+        inside = f"{target}/{source.rpartition('/')[2]}"
+        if self._is_httpfs() and self.stat(inside) is not None:
+            self.rename(inside, source)
+            return False
+        return True
 
     def rename_over(self, source: str, target: str) -> bool:
         """See `Home.rename_over`."""
@@ -187,6 +205,19 @@ class HdfsHome(Home):
                     self._active = index
                 return answer
         raise NotServing("; ".join(excuses))
+
+    def _create(self, full: str, body: bytes, options: dict[str, str]) -> None:
+        at_once = {"data": body} if self._httpfs else {}
+        client, reply = self._ask(
+            lambda client: (client, client._create(full, overwrite="true", **options, **at_once))
+        )
+        if reply.is_redirect and "data=true" in reply.headers["location"]:
+            self._found_httpfs(True)
+        reply = client.follow(reply, "PUT", f"CREATE {full}", data=body)
+        if reply.status_code not in (200, 201):
+            raise TransientStoreError(
+                f"cannot CREATE {full}: the DataNode answered status {reply.status_code}"
+            )
 
     def _rename(self, source: str, target: str, option: str) -> bool:
         old, new = self._full(source), self._full(target)

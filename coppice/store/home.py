@@ -56,8 +56,11 @@ class Home(ABC):
         """
 
     @abstractmethod
-    def put(self, path: str, data: bytes, durable: bool = False) -> None:
+    def put(self, path: str, data: bytes, durable: bool = False, parents: bool = True) -> bool:
         """Write `data` to `path`, replacing what was there, creating missing parent folders.
+
+        Without `parents` no folder is created: False, with nothing changed, if the parent folder is missing.
+        (An HttpFS looks before, so a folder removed at that very moment comes back.) True in all other cases.
 
         NOT atomic: a reader may see a part, a crash may leave one. Only for names that nobody else reads
         (`Store` writes temporary names this way, then renames). When it returns, the content is whole and
@@ -71,6 +74,20 @@ class Home(ABC):
         False, with nothing changed: there is no `source`, `target` exists already (file or folder), or the
         parent folder of `target` is missing. Of any number of callers racing to move one source, one gets
         True; of any number racing to one target, one gets True.
+        """
+
+    @abstractmethod
+    def rename_folder(self, source: str, target: str) -> bool:
+        """Move a folder with all in it, atomically, never overwriting one that holds anything.
+
+        True: this call moved it. False, with nothing changed: there is no folder `source`, `target` exists
+        already (file or folder; an EMPTY folder there may be replaced where the system can do no better), or
+        the parent folder of `target` is missing. Of any number of callers racing from one source, or with
+        folders that hold something to one target, one gets True. Times stay; durability does not.
+
+        `source` must not be a file (no home overwrites with one, but HDFS would move it) and must not hold
+        an entry of its own name (by that an HttpFS tells a lost race; see `HdfsHome.rename_folder`). Raises
+        `PermanentStoreError` for a `target` inside `source`.
         """
 
     @abstractmethod
@@ -94,7 +111,7 @@ class Home(ABC):
 
     @abstractmethod
     def delete_tree(self, folder: str) -> bool:
-        """Remove a folder and all in it; True: it was there. Not atomic. "" removes the root."""
+        """Remove a folder and all in it, or a file; True: it was there. Not atomic. "" removes the root."""
 
     @abstractmethod
     def make_folder(self, folder: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import builtins
 import threading
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from coppice.clock import Clock, SystemClock
 from coppice.store.errors import PermanentStoreError, TooLarge
 from coppice.store.home import MAX_READ_BYTES, Entry, Home
-from coppice.store.paths import check_path, parent_of
+from coppice.store.paths import check_folder_move, check_path, parent_of
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -64,17 +67,33 @@ class MemoryHome(Home):
             )
         return file.data
 
-    def put(self, path: str, data: bytes, durable: bool = False) -> None:
+    def put(self, path: str, data: bytes, durable: bool = False, parents: bool = True) -> bool:
         """See `Home.put`; nothing here survives the process, `durable` or not."""
         check_path(path)
         with self._lock:
+            if not parents and parent_of(path) not in self._tree.folders:
+                return False
             self._file(path)  # raises for a folder
             self._make_folder(parent_of(path))
             self._tree.files[path] = _File(bytes(data), self._next_mtime_ms())
+            return True
 
     def rename(self, source: str, target: str) -> bool:
         """See `Home.rename`."""
         return self._move(source, target, over=False)
+
+    def rename_folder(self, source: str, target: str) -> bool:
+        """See `Home.rename_folder`. A file is no folder: False."""
+        check_folder_move(source, target)
+        with self._lock:
+            files, folders = self._tree.files, self._tree.folders
+            if source not in folders or parent_of(target) not in folders:
+                return False
+            if target in folders or target in files:
+                return False
+            _move_all(files, source, target)
+            _move_all(folders, source, target)
+            return True
 
     def rename_over(self, source: str, target: str) -> bool:
         """See `Home.rename_over`."""
@@ -159,6 +178,11 @@ class MemoryHome(Home):
             del self._tree.files[source]
             self._tree.files[target] = file
             return True
+
+
+def _move_all(names: dict[str, T], source: str, target: str) -> None:
+    for path in [each for each in names if each == source or each.startswith(f"{source}/")]:
+        names[target + path.removeprefix(source)] = names.pop(path)
 
 
 _shared: dict[str, MemoryHome] = {}

@@ -24,6 +24,14 @@ def check_path(path: str, allow_root: bool = False) -> None:
         raise PermanentStoreError(f"the path {path!r} holds ':' or a control character; HDFS cannot store it")
 
 
+def check_folder_move(source: str, target: str) -> None:
+    """Refuse what no home can do: to move a folder into itself. Raises `PermanentStoreError`."""
+    check_path(source)
+    check_path(target)
+    if target.startswith(f"{source}/"):
+        raise PermanentStoreError(f"the folder {source} cannot be moved into itself, to {target}")
+
+
 def parent_of(path: str) -> str:
     """The folder that `path` lies in; "" is the root."""
     return path.rpartition("/")[0]

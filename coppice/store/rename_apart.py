@@ -15,7 +15,7 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class RenameApart:
-    """Moves files so that two names never become one.
+    """Moves files, and folders (`folder`), so that two names never become one.
 
     By renameat2(RENAME_NOREPLACE) where the C library, the kernel and the file system have it (local disks,
     CIFS). Elsewhere (NFS) by a hard link to the new name and the removal of the old one: of racers from one
@@ -31,14 +31,32 @@ class RenameApart:
         Raises OSError (FileExistsError where there is a `target`) and, where the file system can do it
         neither way, `PermanentStoreError`.
         """
-        if self._renameat2 is not None:
-            code = self._renameat2(os.fsencode(source), os.fsencode(target))
-            if code == 0:
-                return True
-            if code not in _NO_SUCH_CALL:
-                raise OSError(code, os.strerror(code))
-            self._renameat2 = None  # this file system never will
-        return _by_link(source, target)
+        return self._at_once(source, target) or _by_link(source, target)
+
+    def folder(self, source: str, target: str) -> None:
+        """Move a folder with all in it; `target` must be another name, and not inside it.
+
+        Folders have no hard links, and need none: the ordinary rename, too, refuses a `target` that is a file
+        or a folder with something in it. Only an empty folder it replaces.
+
+        Raises OSError: where there is a `target` EEXIST, ENOTEMPTY or (a file) ENOTDIR, where `source` is no
+        folder ENOTDIR.
+        """
+        source += "/"  # which only a folder can end with
+        if not self._at_once(source, target):
+            os.rename(source, target)
+
+    def _at_once(self, source: str, target: str) -> bool:
+        """Move by renameat2; False: there is none here."""
+        if self._renameat2 is None:
+            return False
+        code = self._renameat2(os.fsencode(source), os.fsencode(target))
+        if code == 0:
+            return True
+        if code not in _NO_SUCH_CALL:
+            raise OSError(code, os.strerror(code))
+        self._renameat2 = None  # this file system never will
+        return False
 
 
 def _find_renameat2() -> Callable[[bytes, bytes], int] | None:

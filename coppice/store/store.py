@@ -6,35 +6,26 @@ Built on the primitives of a `Home`. Everything that must hold on every home is 
 from __future__ import annotations
 
 import builtins
-import os
 import random
-import re
-import secrets
-import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TypeVar
 
 from coppice.clock import Clock, SystemClock
+from coppice.store.crew import Crew
+from coppice.store.drafts import HOPELESS, Drafts
 from coppice.store.effort import Effort, Retry, Trouble
-from coppice.store.errors import PermanentStoreError, StoreError, TransientStoreError
+from coppice.store.errors import TransientStoreError
 from coppice.store.home import MAX_READ_BYTES, Entry, Home
 from coppice.store.paths import check_path, parent_of
-
-TEMPORARY_FOLDER = ".tmp"
-"""Where unfinished files live, directly under the root; nobody lists it."""
+from coppice.store.staging import Staging
 
 FOLDER_MEMORY_S = 10.0
 """How long a folder that was seen counts as there, so that a lost race costs one call, not two."""
 
-_HOPELESS = 8
-"""Turns without an answer that makes sense, after which an operation waits before it goes on."""
-
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Store:
@@ -65,11 +56,9 @@ class Store:
         self._rng = rng or random.Random()
         self._trouble = Trouble(on_trouble)
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
         self._seen_folders: dict[str, float] = {}
-        self._strays: builtins.list[str] = []
-        host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40]
-        self._signature = f"{host}-{os.getpid()}"
+        self._drafts = Drafts(home)
+        self._crew = Crew(home.parallel)
 
     # Looking
 
@@ -99,17 +88,25 @@ class Store:
         check_path(path)
         with self._operation(f"create {path}") as effort:
             while True:
-                made = self._publish_new(effort, self._put_temporary(effort, data, durable), path)
+                draft = self._drafts.put(effort, data, durable)
+                made = self._drafts.publish(effort, draft, path)
                 if made is not None:
                     return made
-                effort.bear(TransientStoreError(f"temporary files in {TEMPORARY_FOLDER}/ are being removed"))
+                self._drafts.bear_removal(effort)
 
     def replace(self, path: str, data: bytes, durable: bool = False) -> None:
         """Publish a file whatever was there; readers see the old or the new one, whole: `rename_over`."""
         check_path(path)
         with self._operation(f"replace {path}") as effort:
-            while not self._publish_over(effort, self._put_temporary(effort, data, durable), path):
-                effort.bear(TransientStoreError(f"temporary files in {TEMPORARY_FOLDER}/ are being removed"))
+            while not self._drafts.publish_over(effort, self._drafts.put(effort, data, durable), path):
+                self._drafts.bear_removal(effort)
+
+    def stage(self, files: Mapping[str, bytes] = {}) -> Staging:
+        """Begin a folder that others shall see whole or not at all: `Staging.publish` gives it its name.
+
+        `files`, by plain names, are written before this returns, several at a time.
+        """
+        return Staging(self.home, self._drafts, self._crew, self._operation, files)
 
     def rename(self, source: str, target: str) -> bool:
         """Move, never overwriting; see `Home.rename`. Makes the parent folder of `target` on demand.
@@ -123,7 +120,7 @@ class Store:
         home, in_doubt, folder = self.home, False, parent_of(target)
         with self._operation(f"rename {source} to {target}") as effort:
             made = 0
-            while made < _HOPELESS:
+            while made < HOPELESS:
                 # Asked before the rename: a folder that somebody else makes just after it failed must not be
                 # taken for the proof that the name was.
                 known = self._remembers_folder(folder)
@@ -177,22 +174,19 @@ class Store:
 
     def read_many(self, paths: Sequence[str], max_bytes: int = MAX_READ_BYTES) -> builtins.list[bytes | None]:
         """`read` for each path, several at a time."""
-        return self._many(lambda path: self.read(path, max_bytes), paths)
+        return self._crew.run(lambda path: self.read(path, max_bytes), paths)
 
     def create_many(self, files: Iterable[tuple[str, bytes]], durable: bool = False) -> builtins.list[bool]:
         """`create` for each (path, data), several at a time."""
-        return self._many(lambda file: self.create(file[0], file[1], durable), tuple(files))
+        return self._crew.run(lambda file: self.create(file[0], file[1], durable), tuple(files))
 
     def delete_many(self, paths: Sequence[str]) -> builtins.list[bool]:
         """`delete` for each path, several at a time."""
-        return self._many(self.delete, paths)
+        return self._crew.run(self.delete, paths)
 
     def close(self) -> None:
         """End the threads and let go of the home's connections."""
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True)
+        self._crew.close()
         self.home.close()
 
     def __enter__(self) -> Store:
@@ -213,92 +207,6 @@ class Store:
         with self._operation(what) as effort:
             return effort.until_answered(call)
 
-    def _put_temporary(self, effort: Effort, data: bytes, durable: bool) -> str:
-        """Write `data` under a name that nobody else ever uses; that name.
-
-        Every try takes a fresh name: a put that seemed lost may still arrive late, and would truncate the
-        file that a later try had finished.
-        """
-        while True:
-            name = f"{TEMPORARY_FOLDER}/{self._signature}-{secrets.token_hex(6)}"
-            try:
-                self.home.put(name, data, durable)
-            except TransientStoreError as error:
-                self._note_stray(name)
-                effort.bear(error)
-            else:
-                self._discard_strays()
-                return name
-
-    def _publish_new(self, effort: Effort, temporary: str, path: str) -> bool | None:
-        """Rename `temporary` to `path`; None: somebody removed `temporary` before it was published."""
-        look, in_doubt, turn = self.home.stat, False, 0
-        try:
-            while True:
-                turn += 1
-                try:
-                    if self.home.rename(temporary, path):
-                        return True
-                except TransientStoreError as error:
-                    in_doubt = True
-                    effort.bear(error)
-                    continue  # renaming again is the cheapest look: if it had happened, it now says False
-                if (in_doubt or turn > 1) and effort.until_answered(lambda: look(temporary)) is None:
-                    return True if in_doubt else None
-                if effort.until_answered(lambda: look(path)) is not None:
-                    self._discard(temporary)
-                    return False
-                if turn >= _HOPELESS:
-                    effort.bear(
-                        TransientStoreError(f"cannot be renamed to, and is not there ({temporary} is)")
-                    )
-                effort.until_answered(lambda: self.home.make_folder(parent_of(path)))
-        except PermanentStoreError:
-            self._discard(temporary)
-            raise
-
-    def _publish_over(self, effort: Effort, temporary: str, path: str) -> bool:
-        """Rename `temporary` over `path`; False: somebody removed `temporary` before it was published."""
-        in_doubt, turn = False, 0
-        try:
-            while True:
-                turn += 1
-                try:
-                    if self.home.rename_over(temporary, path):
-                        return True
-                except TransientStoreError as error:
-                    in_doubt = True
-                    effort.bear(error)
-                    continue
-                if effort.until_answered(lambda: self.home.stat(temporary)) is None:
-                    return in_doubt
-                if turn >= _HOPELESS:
-                    effort.bear(TransientStoreError(f"cannot be renamed to ({temporary} is there)"))
-                effort.until_answered(lambda: self.home.make_folder(parent_of(path)))
-        except PermanentStoreError:
-            self._discard(temporary)
-            raise
-
-    def _discard(self, temporary: str) -> None:
-        """Remove a temporary file now, or when the home answers again; a stray one harms nobody meanwhile."""
-        try:
-            self.home.delete(temporary)
-        except TransientStoreError:
-            self._note_stray(temporary)
-        except StoreError:
-            pass
-
-    def _note_stray(self, temporary: str) -> None:
-        with self._lock:
-            self._strays.append(temporary)
-
-    def _discard_strays(self) -> None:
-        if self._strays:  # nearly never
-            with self._lock:
-                strays, self._strays = self._strays, []
-            for each in strays:
-                self._discard(each)
-
     def _has_moved(self, source: str, target: str) -> bool:
         return self.home.stat(source) is None and self.home.stat(target) is not None
 
@@ -313,34 +221,3 @@ class Store:
         with self._lock:
             seen = self._seen_folders.get(folder)
         return seen is not None and self._clock.monotonic() - seen < FOLDER_MEMORY_S
-
-    def _many(self, call: Callable[[T], R], items: Sequence[T]) -> builtins.list[R]:
-        if self.home.parallel > 1 and len(items) > 1:
-            futures = self._submit_all(call, items)
-        else:
-            futures = [_settled(call, item) for item in items]
-        return [future.result() for future in futures]
-
-    def _submit_all(self, call: Callable[[T], R], items: Sequence[T]) -> builtins.list[Future[R]]:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.home.parallel, thread_name_prefix="store")
-            pool = self._pool
-        futures = [pool.submit(call, item) for item in items]
-        try:
-            wait(futures)
-        except BaseException:  # Ctrl-C or a role told to end: what has not begun need not
-            for future in futures:
-                future.cancel()
-            raise
-        return futures
-
-
-def _settled(call: Callable[[T], R], item: T) -> Future[R]:
-    """Call now; the outcome as a future, so that one failure does not keep the others from being tried."""
-    future: Future[R] = Future()
-    try:
-        future.set_result(call(item))
-    except Exception as error:
-        future.set_exception(error)
-    return future

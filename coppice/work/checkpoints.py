@@ -39,25 +39,19 @@ class Checkpoints:
                 self._say(f"{error}; going on from the checkpoint before it")
         return None
 
-    def next(self, parts: dict[str, bytes]) -> tuple[str, bytes]:
-        """Path and content of the next checkpoint, for whoever writes it together with other files."""
-        return self._path((self._numbers[-1] if self._numbers else 0) + 1), bundle_to_bytes(parts)
+    def save(self, parts: dict[str, bytes]) -> None:
+        """Write the next checkpoint so that it survives a power loss, and remove the one before the last.
 
-    def saved(self, created: bool) -> None:
-        """The file from `next` was written. Raises `Superseded` if somebody else had written that number."""
-        if not created:
+        Raises `Superseded` if somebody else has written that number.
+        """
+        number = (self._numbers[-1] if self._numbers else 0) + 1
+        if not self._store.create(self._path(number), bundle_to_bytes(parts), durable=True):
             raise Superseded(
                 f"{self._folder}: another process wrote the next checkpoint; two were started, this one ends"
             )
-        self._numbers.append((self._numbers[-1] if self._numbers else 0) + 1)
+        self._numbers.append(number)
         old, self._numbers = self._numbers[:-2], self._numbers[-2:]
-        if old:
-            self._store.delete_many([self._path(number) for number in old])
-
-    def save(self, parts: dict[str, bytes]) -> None:
-        """Write the next checkpoint so that it survives a power loss, and remove the one before the last."""
-        path, data = self.next(parts)
-        self.saved(self._store.create(path, data, durable=True))
+        self._store.delete_many([self._path(each) for each in old])
 
     def _path(self, number: int) -> str:
         return f"{self._folder}/checkpoint_{number:06d}.zip"

@@ -90,6 +90,16 @@ def vector_from_bytes(data: bytes, name: str, length: int | None = None) -> Floa
     return array
 
 
+def matrix_from_bytes(data: bytes, name: str) -> Float64s:
+    """A finite float64 matrix that is not empty; raises `BadContent`."""
+    array = array_from_bytes(data, name)
+    if array.dtype != np.float64 or array.ndim != 2 or array.size == 0:
+        raise BadContent(f"{name}: expected a float64 matrix, found {array.dtype} of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise BadContent(f"{name}: holds NaN or infinity")
+    return array
+
+
 # Bundles: several named byte strings in one file
 
 

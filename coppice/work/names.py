@@ -24,8 +24,7 @@ ACCURACY = "accuracy.npy"
 FAILED = "failed.txt"
 
 # Folders of the protocol's own.
-CLAIMS = "claims"
-SCORES = "scores"
+GENERATIONS = "generations"
 ASIDE = "aside"
 ROLES = "roles"
 ROUNDS = "rounds"
@@ -35,6 +34,9 @@ HISTORY = "history"
 RESULT = "result"
 LOGS = "logs"
 
+SOLUTIONS = "solutions.npy"
+"""In a generation's folder: all its solutions."""
+
 RESULT_JSON = f"{RESULT}/result.json"
 RESULT_MODEL = f"{RESULT}/model.safetensors"
 RESULT_HISTORY = f"{RESULT}/history.csv"
@@ -43,112 +45,131 @@ RESULT_REPORT = f"{RESULT}/report.html"
 
 OWN_FILES = frozenset((RUN, NEW_ITR, REPORT, NCS_START, NCS_OVER, CRATES, DATA, LABELS, ACCURACY, FAILED))
 OWN_FOLDERS = frozenset(
-    (CLAIMS, SCORES, ASIDE, ROLES, ROUNDS, OUTER, NCS, HISTORY, RESULT, LOGS, TEMPORARY_FOLDER)
+    (GENERATIONS, ASIDE, ROLES, ROUNDS, OUTER, NCS, HISTORY, RESULT, LOGS, TEMPORARY_FOLDER)
 )
 
 WORKER = r"[A-Za-z0-9-]{1,80}"
-_ID = r"(?P<run>[0-9a-f]{8})_s(?P<search>\d{4,9})_g(?P<generation>\d{4,9})_i(?P<index>\d{2,9})"
-_ATTEMPT = r"[1-9]\d{0,3}"
-_SOLUTION = re.compile(rf"solution_{_ID}(?:_t(?P<attempt>{_ATTEMPT}))?\.npy")
-_FIT = re.compile(rf"fit_solution_{_ID}\.npy")
-_CLAIM = re.compile(rf"solution_{_ID}_t(?P<attempt>{_ATTEMPT})\.(?P<worker>{WORKER})\.npy")
 _NUMBER = r"[0-9.e+-]{1,32}"
-_SCORE = re.compile(
-    rf"i(?P<index>\d{{2,9}})_t(?P<attempt>{_ATTEMPT})_"
-    rf"(?:f(?P<fitness>{_NUMBER})_a(?P<accuracy>{_NUMBER})|(?P<aside>aside))\.(?P<worker>{WORKER})\.npy",
+_GENERATION = re.compile(r"(?P<run>[0-9a-f]{8})_s(?P<search>\d{4,9})_g(?P<number>\d{4,9})", re.ASCII)
+_SOLUTION = re.compile(rf"(?P<fit>fit_)?solution_{_GENERATION.pattern}_i(?P<index>\d{{2,9}})\.npy", re.ASCII)
+_TOKEN = re.compile(
+    r"i(?P<index>\d{2,9})_t(?P<attempt>[1-9]\d{0,3})_"
+    rf"(?:waiting|(?:claimed|(?P<aside>aside)|f(?P<fitness>{_NUMBER})(?:_a(?P<accuracy>{_NUMBER}))?)"
+    rf"_by_(?P<worker>{WORKER}))",
     re.ASCII,
 )
-_SCORES_FOLDER = re.compile(r"(?P<run>[0-9a-f]{8})_s(?P<search>\d{4,9})_g(?P<generation>\d{4,9})")
-_ROUND = re.compile(r"round_(?P<number>\d{4,9})\.json")
-_WEIGHTS = re.compile(r"weights_s(?P<search>\d{4,9})\.safetensors")
+_ROUND = re.compile(r"round_(?P<number>\d{4,9})\.json", re.ASCII)
+_WEIGHTS = re.compile(r"weights_s(?P<search>\d{4,9})\.safetensors", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GenerationId:
+    """Which generation of which search of which run."""
+
+    run: str
+    """Run id, eight hexadecimal digits."""
+    search: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.run}_s{self.search:04d}_g{self.number:04d}"
+
+    @property
+    def folder(self) -> str:
+        """Where its solutions stand, and how far each is."""
+        return f"{GENERATIONS}/{self}"
+
+    def path(self, name: str) -> str:
+        """A file in its folder."""
+        return f"{GENERATIONS}/{self}/{name}"
+
+    @property
+    def solutions_file(self) -> str:
+        """All its solutions, float64 (population, layers)."""
+        return self.path(SOLUTIONS)
+
+    def solution(self, index: int) -> SolutionId:
+        """One of its solutions."""
+        return SolutionId(self, index)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class SolutionId:
     """Which solution of which run: no two in the life of a work folder are the same."""
 
-    run: str
-    """Run id, eight hexadecimal digits."""
-    search: int
-    generation: int
+    generation: GenerationId
     index: int
 
     def __str__(self) -> str:
-        return f"{self.run}_s{self.search:04d}_g{self.generation:04d}_i{self.index:02d}"
+        return f"{self.generation}_i{self.index:02d}"
+
+    @property
+    def solution_file(self) -> str:
+        """`solution_<id>.npy`."""
+        return f"solution_{self}.npy"
 
     @property
     def fit_file(self) -> str:
         """`fit_solution_<id>.npy`."""
         return f"fit_solution_{self}.npy"
 
-    @property
-    def scores_folder(self) -> str:
-        """Where the scores of its generation are announced."""
-        return scores_folder(self.run, self.search, self.generation)
+
+# Tokens: the empty files in a generation's folder, one a solution, whose names say how far it is. A rename
+# costs a NameNode some 4 ms where a file with content costs up to 400, so everything that happens to a
+# solution is a rename, and what there is to say about it stands in the name.
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Waiting:
-    """A solution that waits for an evaluator: `solution_<id>.npy`, or `..._t2.npy` on its second try."""
+    """A solution that waits for an evaluator."""
 
-    id: SolutionId
+    index: int
     attempt: int = 1
 
     @property
-    def file(self) -> str:
-        """Its path."""
-        return f"solution_{self.id}.npy" if self.attempt == 1 else f"solution_{self.id}_t{self.attempt}.npy"
+    def name(self) -> str:
+        """`i05_t1_waiting`."""
+        return f"i{self.index:02d}_t{self.attempt}_waiting"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Claimed:
-    """A solution in an evaluator's hands: `claims/solution_<id>_t<attempt>.<worker>.npy`."""
+    """A solution in an evaluator's hands."""
 
-    id: SolutionId
+    index: int
     attempt: int
     worker: str
 
     @property
-    def file(self) -> str:
-        """Its path."""
-        return f"{CLAIMS}/solution_{self.id}_t{self.attempt}.{self.worker}.npy"
+    def name(self) -> str:
+        """`i05_t1_claimed_by_<worker>`."""
+        return f"i{self.index:02d}_t{self.attempt}_claimed_by_{self.worker}"
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """An announced score: the claim, renamed into the generation's folder, carries the verdict in its name.
-
-    A rename costs a NameNode some 4 ms where a file with content costs up to 400, so the name is what the
-    searcher reads; `repr` of a float64 gives the same float64 back.
-    """
+    """A solution with its verdict; `repr` of a float64 gives the same float64 back."""
 
     index: int
     attempt: int
     fitness: float | None
     """None: set aside, no evaluator survived it."""
     accuracy: float | None
+    """None also where only a fit file says how fit it is."""
     worker: str
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
-        if self.fitness is None or self.accuracy is None:
+        """`i05_t1_f0.0213_a0.984_by_<worker>`, or `i05_t5_aside_by_<worker>`."""
+        if self.fitness is None:
             verdict = "aside"
         else:  # numpy's own repr says np.float64(...)
-            verdict = f"f{float(self.fitness)!r}_a{float(self.accuracy)!r}"
-        return f"i{self.index:02d}_t{self.attempt}_{verdict}.{self.worker}.npy"
+            verdict = f"f{float(self.fitness)!r}"
+            verdict += "" if self.accuracy is None else f"_a{float(self.accuracy)!r}"
+        return f"i{self.index:02d}_t{self.attempt}_{verdict}_by_{self.worker}"
 
 
-def scores_folder(run: str, search: int, generation: int) -> str:
-    """The folder in which a generation's scores are announced."""
-    return f"{SCORES}/{run}_s{search:04d}_g{generation:04d}"
-
-
-def parse_scores_folder(name: str) -> tuple[str, int, int] | None:
-    """Run, search and generation, from the last part of its path; None for other names."""
-    match = _SCORES_FOLDER.fullmatch(name)
-    found = (match["run"], int(match["search"]), int(match["generation"])) if match else None
-    return found if found is not None and scores_folder(*found) == f"{SCORES}/{name}" else None
+Token = Waiting | Claimed | Scored
 
 
 def weights(search: int) -> str:
@@ -166,49 +187,54 @@ def round_record(number: int) -> str:
     return f"{ROUNDS}/round_{number:04d}.json"
 
 
-# A name is only known if it is written as we write it: what `solution_..._t1.npy` or `..._i003.npy` was taken
-# for would be looked for under another name and never be found.
+# A name is only known if it is written as we write it: what `solution_..._i003.npy` was taken for would be
+# looked for under another name and never be found.
 
 
-def _solution_id(match: re.Match[str]) -> SolutionId:
-    return SolutionId(match["run"], int(match["search"]), int(match["generation"]), int(match["index"]))
+def _generation_id(match: re.Match[str]) -> GenerationId:
+    return GenerationId(match["run"], int(match["search"]), int(match["number"]))
 
 
-def parse_waiting(name: str) -> Waiting | None:
-    """None where `name` is not a waiting solution's."""
+def parse_generation(name: str) -> GenerationId | None:
+    """From the last part of its folder's path; None for other names."""
+    match = _GENERATION.fullmatch(name)
+    found = _generation_id(match) if match else None
+    return found if found is not None and str(found) == name else None
+
+
+def parse_solution(name: str) -> SolutionId | None:
+    """Whose solution file or fit file `name` is; None for other names."""
     match = _SOLUTION.fullmatch(name)
-    found = Waiting(_solution_id(match), int(match["attempt"] or 1)) if match else None
-    return found if found is not None and found.file == name else None
-
-
-def parse_fit(name: str) -> SolutionId | None:
-    """None where `name` is not a fit file's."""
-    match = _FIT.fullmatch(name)
-    found = _solution_id(match) if match else None
-    return found if found is not None and found.fit_file == name else None
-
-
-def parse_claim(name: str) -> Claimed | None:
-    """From the last part of the path; None where it is not a claim's."""
-    match = _CLAIM.fullmatch(name)
-    found = Claimed(_solution_id(match), int(match["attempt"]), match["worker"]) if match else None
-    return found if found is not None and found.file == f"{CLAIMS}/{name}" else None
-
-
-def parse_score(name: str) -> Scored | None:
-    """From the last part of the path; None where it is not a score's (also for NaN and other nonsense)."""
-    match = _SCORE.fullmatch(name)
     if match is None:
         return None
-    fitness = accuracy = None
-    if not match["aside"]:
+    found = SolutionId(_generation_id(match), int(match["index"]))
+    return found if name in (found.solution_file, found.fit_file) else None
+
+
+def parse_token(name: str) -> Token | None:
+    """From the last part of its path; None where it is no token (also for NaN and other nonsense)."""
+    match = _TOKEN.fullmatch(name)
+    if match is None:
+        return None
+    index, attempt, worker = int(match["index"]), int(match["attempt"]), match["worker"]
+    found: Token
+    if worker is None:
+        found = Waiting(index, attempt)
+    elif match["aside"]:
+        found = Scored(index, attempt, None, None, worker)
+    elif match["fitness"] is None:
+        found = Claimed(index, attempt, worker)
+    else:
         try:
-            fitness, accuracy = float(match["fitness"]), float(match["accuracy"])
+            fitness = float(match["fitness"])
+            accuracy = None if match["accuracy"] is None else float(match["accuracy"])
         except ValueError:
             return None
-        if abs(fitness) == float("inf") or abs(accuracy) == float("inf"):  # "1e999"
+        if float("inf") in (abs(fitness), abs(accuracy or 0.0)):  # "1e999"
             return None
-    return Scored(int(match["index"]), int(match["attempt"]), fitness, accuracy, match["worker"])
+        # Any text of a number will do: an evaluator written in another language may round otherwise.
+        return Scored(index, attempt, fitness, accuracy, worker) if match["index"] == f"{index:02d}" else None
+    return found if found.name == name else None
 
 
 def parse_weights(name: str) -> int | None:
@@ -230,6 +256,5 @@ def is_own(name: str) -> bool:
         name in OWN_FILES
         or name in OWN_FOLDERS
         or parse_weights(name) is not None
-        or parse_waiting(name) is not None
-        or parse_fit(name) is not None
+        or parse_solution(name) is not None
     )

@@ -24,6 +24,7 @@ from coppice.store import Entry, Store
 from coppice.work import names
 from coppice.work.contents import MAX_TEXT_BYTES, json_from_bytes, json_to_bytes
 from coppice.work.errors import BadContent, Superseded
+from coppice.work.generation import generations, look_at
 from coppice.work.waiting import Every
 
 BEAT_S = 5.0
@@ -33,8 +34,12 @@ OFFICE_LEASE_S = 30.0
 
 _FILE = re.compile(
     rf"(?P<role>master|outer|ncs|evaluator)_(?:(?P<term>\d{{4,9}})|(?P<worker>{names.WORKER}))"
-    r"(?P<ended>\.ended)?\.json"
+    r"(?P<ended>\.ended)?\.json",
+    re.ASCII,
 )
+_TERMS = "terms"
+"""In roles/: an empty file for every term of office there ever was."""
+_TERM = re.compile(r"(?P<role>master|outer|ncs)_(?P<term>\d{4,9})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,21 +167,20 @@ class Presence:
         self._content = content
         self._beat = Every(clock, BEAT_S)
 
-    def beat(self) -> None:
-        """Touch the file if it is time.
+    def beat(self, at_once: bool = False) -> None:
+        """Touch the file if it is time, or `at_once`.
 
         Raises `Superseded` if an office's file is gone: someone took this process for dead and its office
         over. An evaluator, of which there may be many, just writes its file again.
         """
-        if not self._beat.due() or self._store.touch(self._path):
-            return
-        if self._role == "evaluator":
-            self._store.replace(self._path, self._content)
-        else:
-            raise Superseded(
-                f"{self._role}: another process has taken over (this one was silent for too long); "
-                "ending without writing anything more"
-            )
+        if (self._beat.due() or at_once) and self._is_gone():
+            self._come_back()
+
+    def _is_gone(self) -> bool:
+        return not self._store.touch(self._path)
+
+    def _come_back(self) -> None:
+        self._store.replace(self._path, self._content)
 
     def end(self) -> None:
         """Say that the role ended by itself."""
@@ -203,7 +207,8 @@ def announce_evaluator(store: Store, clock: Clock, me: Identity) -> Presence:
 
     One that died holding a claim keeps its file: it is what proves the claim dead before its lease is over.
     """
-    holders = {c.worker for e in store.list(names.CLAIMS) if (c := names.parse_claim(e.name)) is not None}
+    open_claims = (c for g in generations(store) for c in look_at(store, g).claimed)
+    holders = {claimed.worker for claimed in open_claims}
     for file in role_files(store):
         if file.worker is None or file.ended or file.worker in holders:
             continue
@@ -231,13 +236,14 @@ def take_office(
 ) -> Presence:
     """Become the one `role` of this work folder; wait while another process lives that is it.
 
-    The term of office is one more than the highest there is, and creating its file decides a race. `pause`
-    waits a little and may raise to give up.
+    The term of office is one more than the highest there ever was: a file in roles/terms/ that only one can
+    create, and that nobody removes, so that a listing that is out of date cannot lead back to an old term.
+    `pause` waits a little and may raise to give up.
     """
     watch = LeaseWatch(clock, OFFICE_LEASE_S)
     told: str | None = None
     while True:
-        terms = {file.term: file for file in role_files(store) if file.role == role and file.term is not None}
+        terms = _offices(store, role)
         last = terms[max(terms)] if terms else None
         if last is not None and not last.ended:
             content = read_role_file(store, last.path) or {}
@@ -249,10 +255,55 @@ def take_office(
                     say(f"{where} is the {role} here; waiting to take over should it fall silent")
                 pause()
                 continue
-        term = (max(terms) if terms else 0) + 1
-        path = f"{names.ROLES}/{role}_{term:04d}.json"
-        mine = _content(role, me, clock)
-        if store.create(path, mine):
-            store.delete_many([file.path for file in terms.values()])
-            return Presence(store, clock, path, role, mine)
+        term = 1 + max(_terms(store, role) | set(terms), default=0)
+        if store.create(f"{names.ROLES}/{_TERMS}/{role}_{term:04d}", b""):
+            office = _Office(store, clock, role, term, _content(role, me, clock))
+            if office.enter():
+                return office
         watch = LeaseWatch(clock, OFFICE_LEASE_S)
+        pause()
+
+
+def _offices(store: Store, role: str) -> dict[int, RoleFile]:
+    """The files of this office by term."""
+    return {file.term: file for file in role_files(store) if file.role == role and file.term is not None}
+
+
+def _terms(store: Store, role: str) -> set[int]:
+    """All terms that were ever begun."""
+    found = (_TERM.fullmatch(entry.name) for entry in store.list(f"{names.ROLES}/{_TERMS}"))
+    return {int(match["term"]) for match in found if match and match["role"] == role}
+
+
+class _Office(Presence):
+    """A role of which there is one."""
+
+    def __init__(self, store: Store, clock: Clock, role: str, term: int, content: bytes) -> None:
+        super().__init__(store, clock, f"{names.ROLES}/{role}_{term:04d}.json", role, content)
+        self._term = term
+
+    def enter(self) -> bool:
+        """Show the file and remove those of earlier terms; False: somebody began a later one meanwhile.
+
+        First the one, then the other: so of two that begin at once the earlier sees the later, or the later
+        removes the earlier's file.
+        """
+        self._store.create(self._path, self._content)
+        offices = _offices(self._store, self._role)
+        if max(offices, default=0) > self._term:
+            self._store.delete(self._path)
+            return False
+        self._store.delete_many([file.path for term, file in offices.items() if term < self._term])
+        return True
+
+    def _is_gone(self) -> bool:
+        return (
+            not self._store.touch(self._path)
+            or max(_offices(self._store, self._role), default=0) > self._term
+        )
+
+    def _come_back(self) -> None:
+        raise Superseded(
+            f"{self._role}: another process has taken over (this one was silent for too long); "
+            "ending without writing anything more"
+        )

@@ -9,7 +9,7 @@ from coppice.clock import Clock
 
 
 class Backoff:
-    """Pauses that grow from `first_s` to `longest_s` by doubling, each with up to 25 % of jitter."""
+    """Pauses that grow from `first_s` to `longest_s` by doubling, each with up to 50 % of jitter."""
 
     def __init__(
         self, clock: Clock, rng: random.Random, first_s: float = 0.01, longest_s: float = 1.0
@@ -31,7 +31,7 @@ class Backoff:
 
     def pause(self) -> None:
         """Wait for the next interval."""
-        interval = self._next_s * (0.75 + 0.25 * self._rng.random())
+        interval = self._next_s * (0.5 + 0.5 * self._rng.random())
         if self._head_start_s > interval:
             interval = self._head_start_s
         else:

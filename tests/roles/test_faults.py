@@ -21,8 +21,17 @@ from coppice.store import Store, open_store
 from coppice.work import names
 from coppice.work.contents import NewItr, RunRecord, array_to_bytes
 from coppice.work.errors import BadContent, RunFailed, RunRefused
-from coppice.work.names import SolutionId
-from coppice.work.solutions import claim, fit_bytes, waiting_solutions
+from coppice.work.generation import (
+    Claim,
+    claim,
+    fit_bytes,
+    look_at,
+    newest_generation,
+    prepare,
+    publish,
+    read_solutions,
+)
+from coppice.work.names import GenerationId, Waiting
 from tests.roles.threads import Crew, context, history_of, result_of, run_all, small_run
 from tests.support.standins import CheapPruner, CheapScorer
 
@@ -76,9 +85,21 @@ def run_meddled(
     return crew
 
 
-def _waiting(store: Store) -> list[names.Waiting]:
+def _newest(store: Store) -> GenerationId | None:
     record = read_record(store)
-    return waiting_solutions(store.list(), record.run_id) if record else []
+    return newest_generation(store, record.run_id) if record else None
+
+
+def _take(store: Store, worker: str) -> tuple[Claim, Float64s] | None:
+    """Claim the last solution that waits, and read it."""
+    generation = _newest(store)
+    waiting = look_at(store, generation).waiting if generation else []
+    mine = claim(store, generation, waiting[-1], worker) if generation and waiting else None
+    if mine is None:
+        return None
+    solutions = read_solutions(store, mine.generation)
+    assert solutions is not None
+    return mine, solutions[mine.token.index]
 
 
 # A scorer that fails
@@ -113,34 +134,93 @@ def test_a_solution_that_always_crashes_is_set_aside_with_its_traceback(opened: 
 # Files that are not what they should be
 
 
+def run_damaged(opened: Callable[[], Store], damage: Callable[[Store, GenerationId], None]) -> Crew:
+    """A whole run whose first generation is damaged before an evaluator comes."""
+    crew = Crew(opened)
+    crew.start_all(small_run(), evaluators=0)
+    while (generation := _newest(opened())) is None:
+        time.sleep(0.001)
+    damage(opened(), generation)
+    crew.start("evaluator0", lambda c: evaluator(c, CheapScorer))
+    crew.join()
+    return crew
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         pytest.param(lambda data: data[:-5], id="truncated"),
         pytest.param(lambda data: b"", id="empty"),
         pytest.param(lambda data: b"solution", id="no-npy"),
-        pytest.param(lambda data: array_to_bytes(np.zeros(7)), id="wrong-length"),
-        pytest.param(lambda data: array_to_bytes(np.full(3, np.nan)), id="nan"),
+        pytest.param(lambda data: array_to_bytes(np.zeros(3)), id="one-dimension"),
+        pytest.param(lambda data: array_to_bytes(np.zeros((4, 7))), id="wrong-length"),
+        pytest.param(lambda data: array_to_bytes(np.full((4, 3), np.nan)), id="nan"),
     ],
 )
-def test_a_damaged_solution_is_put_aside_and_published_again(
+def test_damaged_solutions_are_put_aside_and_published_again(
     undisturbed: Store, opened: Callable[[], Store], damage: Callable[[bytes], bytes]
 ) -> None:
-    def act(store: Store, top: list[str]) -> bool:
-        waiting = _waiting(store)
-        if len(waiting) < 2:
-            return False
-        data = store.read(waiting[-1].file)
-        if data is None or claim(store, waiting[-1], "meddler") is None:
-            return False
-        store.delete(f"{names.CLAIMS}/solution_{waiting[-1].id}_t1.meddler.npy")
-        return store.create(waiting[-1].file, damage(data))
+    def spoil(store: Store, generation: GenerationId) -> None:
+        data = store.read(generation.solutions_file)
+        assert data is not None
+        store.replace(generation.solutions_file, damage(data))
 
-    crew = run_meddled(opened, act)
+    crew = run_damaged(opened, spoil)
     assert history_of(opened()) == history_of(undisturbed)
-    assert len([e for e in opened().list(names.ASIDE) if e.name.endswith(".npy")]) == 1
+    aside = [e.name for e in opened().list(names.ASIDE)]
+    assert [name.partition("_g0001_")[2] for name in aside] == ["solutions.npy", "solutions.npy.txt"]
     assert any("put aside" in line for line in crew.said)
     assert any("published again" in line for line in crew.said)
+
+
+def test_too_few_solutions_and_tokens_of_none_are_mended(
+    undisturbed: Store, opened: Callable[[], Store]
+) -> None:
+    def spoil(store: Store, generation: GenerationId) -> None:
+        for index in range(4):
+            store.delete(generation.path(Waiting(index).name))
+        store.create(generation.path(Waiting(7).name), b"")
+        store.replace(generation.solutions_file, array_to_bytes(np.zeros((2, 3))))
+
+    crew = run_damaged(opened, spoil)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert any("solutions.npy published again; 4 solutions were gone" in line for line in crew.said)
+    assert any("1 that it never had were removed" in line for line in crew.said)
+
+
+@pytest.mark.parametrize("what", ["a token", "the solutions", "the folder"])
+def test_what_is_removed_from_a_generation_is_published_again(
+    undisturbed: Store, opened: Callable[[], Store], what: str
+) -> None:
+    def remove(store: Store, generation: GenerationId) -> None:
+        if what == "a token":
+            store.delete(generation.path(Waiting(2).name))
+        elif what == "the solutions":
+            store.delete(generation.solutions_file)
+        else:
+            store.delete_tree(generation.folder)
+
+    crew = run_damaged(opened, remove)
+    assert history_of(opened()) == history_of(undisturbed)
+    assert any("published again" in line for line in crew.said)
+
+
+def test_a_generation_with_other_solutions_is_published_anew(
+    undisturbed: Store, opened: Callable[[], Store]
+) -> None:
+    """What somebody scored there answers other questions than the search asks."""
+    crew = Crew(opened)
+    crew.start_all(small_run(), evaluators=0)
+    while (first := _newest(opened())) is None:
+        time.sleep(0.001)
+    planted = GenerationId(first.run, first.search, 2)
+    assert publish(prepare(opened(), 4), planted, np.full((4, 3), 0.5))
+    opened().rename(planted.path("i00_t1_waiting"), planted.path("i00_t1_f0.001_a0.9_by_ghost"))
+    taken = opened().list(planted.folder)
+    assert len(taken) == 5
+    crew.start("evaluator0", lambda c: evaluator(c, CheapScorer))
+    crew.join()
+    assert history_of(opened()) == history_of(undisturbed)
 
 
 @pytest.mark.parametrize("kind", ["nan", "other", "truncated"])
@@ -149,17 +229,16 @@ def test_a_fit_file_that_cannot_be_is_put_aside(
 ) -> None:
     def act(store: Store, top: list[str]) -> bool:
         # Take the solution away first, so that the searcher has to look for a fit file.
-        waiting = _waiting(store)
-        mine = claim(store, waiting[-1], "hand") if waiting else None
-        if mine is None:
+        taken = _take(store, "hand")
+        if taken is None:
             return False
-        crates = mine.read(3)
+        mine, crates = taken
         content = {
             "nan": fit_bytes(crates, float("nan")),
             "other": fit_bytes(crates + 1, 0.001),
             "truncated": fit_bytes(crates, 0.5)[:-3],
         }[kind]
-        store.create(mine.what.id.fit_file, content)
+        store.create(mine.id.fit_file, content)
         return True
 
     crew = run_meddled(opened, act)
@@ -171,11 +250,11 @@ def test_a_solution_scored_by_hand_counts(opened: Callable[[], Store]) -> None:
     told = 0.0123456789
 
     def act(store: Store, top: list[str]) -> bool:
-        waiting = _waiting(store)
-        mine = claim(store, waiting[-1], "hand") if waiting else None
-        if mine is None:
+        taken = _take(store, "hand")
+        if taken is None:
             return False
-        store.create(mine.what.id.fit_file, fit_bytes(mine.read(3), told))
+        mine, crates = taken
+        store.create(mine.id.fit_file, fit_bytes(crates, told))
         return True
 
     run_meddled(opened, act)
@@ -188,16 +267,15 @@ def test_a_fit_file_of_an_older_generation_or_run_is_never_taken(
     old: list[str] = []
 
     def act(store: Store, top: list[str]) -> bool:
-        waiting = _waiting(store)
-        if not waiting or waiting[0].id.generation < 2:
+        now = _newest(store)
+        if now is None or now.number < 2:
             return False
-        now = waiting[0].id
-        for id_ in (
-            SolutionId(now.run, now.search, 1, 0),
-            SolutionId("deadbeef", now.search, now.generation, 0),
+        for generation in (
+            GenerationId(now.run, now.search, 1),
+            GenerationId("deadbeef", now.search, now.number),
         ):
-            old.append(id_.fit_file)
-            store.create(id_.fit_file, fit_bytes(np.ones(3), 1e-6))
+            old.append(generation.solution(0).fit_file)
+            store.create(old[-1], fit_bytes(np.ones(3), 1e-6))
         return True
 
     run_meddled(opened, act)
@@ -242,8 +320,7 @@ def test_the_claim_of_a_silent_evaluator_is_taken_back(
     undisturbed: Store, opened: Callable[[], Store]
 ) -> None:
     def act(store: Store, top: list[str]) -> bool:
-        waiting = _waiting(store)
-        return bool(waiting) and claim(store, waiting[0], "ghost-1-beef") is not None
+        return _take(store, "ghost-1-beef") is not None
 
     crew = run_meddled(opened, act)
     assert history_of(opened()) == history_of(undisturbed)
@@ -252,16 +329,17 @@ def test_the_claim_of_a_silent_evaluator_is_taken_back(
 
 def test_a_score_for_a_claim_that_was_taken_back_does_not_count(opened: Callable[[], Store]) -> None:
     store = opened()
-    store.make_folder()
-    solution = names.Waiting(SolutionId("0badcafe", 1, 1, 0))
-    store.create(solution.file, array_to_bytes(np.ones(3)))
-    mine = claim(store, solution, "slow")
+    generation = GenerationId("0badcafe", 1, 1)
+    assert publish(prepare(store, 1), generation, np.ones((1, 3)))
+    mine = claim(store, generation, Waiting(0), "slow")
     assert mine is not None
     assert not mine.failed("silent", tries=3)  # somebody took it back
     assert not mine.announce(0.5, 0.9)
     assert not mine.beat()
-    assert [w.attempt for w in waiting_solutions(store.list(), "0badcafe")] == [2]
-    assert store.list(names.SCORES) == []
+    tokens = look_at(store, generation)
+    assert tokens.waiting == [Waiting(0, 2)]
+    assert not tokens.claimed
+    assert not tokens.scored
 
 
 # Runs that meet others

@@ -89,7 +89,7 @@ def test_a_namenode_that_goes_away_for_twenty_seconds_changes_nothing(
     crew = Crew(_opener(frail_cluster, work, troubles))
     crew.start_all(small_run(), make_scorer=SlowScorer)
     store = _opener(frail_cluster, work)()
-    while not any("solution_" in entry.name for entry in store.list()):
+    while not store.list(names.GENERATIONS):
         time.sleep(0.01)
     frail_cluster.namenode.stop()
     time.sleep(OUTAGE_S)
@@ -107,7 +107,7 @@ def test_a_full_quota_ends_the_roles_with_a_line_and_raising_it_lets_the_run_go_
     crew = Crew(opener)
     crew.start_all(small_run(), make_scorer=SlowScorer)
     store = opener()
-    while not any("solution_" in entry.name for entry in store.list()):
+    while not store.list(names.GENERATIONS):
         time.sleep(0.01)
     frail_cluster.admin("-setSpaceQuota", "1", work)
     while not {"ncs", "outer"} & set(crew.errors):

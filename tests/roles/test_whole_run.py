@@ -46,7 +46,7 @@ def test_nothing_but_the_result_is_left_of_the_search(undisturbed: Store) -> Non
     top = [entry.name for entry in undisturbed.list()]
     assert not [name for name in top if name.startswith(("solution_", "fit_solution_"))]
     assert all(names.is_own(name) for name in top)
-    assert undisturbed.list(names.CLAIMS) == undisturbed.list(names.SCORES) == undisturbed.list(".tmp") == []
+    assert undisturbed.list(names.GENERATIONS) == undisturbed.list(".tmp") == []
 
 
 @pytest.mark.parametrize("evaluators", [1, 5])

@@ -19,6 +19,7 @@ CHECKS = {
     "creates a name only once",
     "renames without overwriting",
     "lets one of two callers win",
+    "publishes a folder by one rename",
     "shows whole files while they are replaced",
     "shows new files to others at once",
     "shows others that a file was touched",
@@ -56,6 +57,8 @@ def test_good_homes_are_called_good(home_spec: HomeSpec, store: Store) -> None:
         assert 0 < findings[what].figures["median_ms"] <= findings[what].figures["max_ms"]
     races = findings["lets one of two callers win"].figures
     assert (races["races"], races["wrong"]) == (12, 0)
+    races = findings["publishes a folder by one rename"].figures
+    assert (races["races"], races["wrong"]) == (6, 0)
     assert ("threads" in findings["can be reached and written to"].advice) == (home_spec.kind == "memory")
     assert store.stat("") is None  # the root was not there before
 
@@ -75,6 +78,8 @@ def test_a_url_will_do_and_what_was_there_stays(tmp_path: Path) -> None:
         ("overwriting", "renames without overwriting", Verdict.UNSAFE, "not safe: a rename overwrites"),
         ("overwriting", "creates a name only once", Verdict.UNSAFE, "not safe"),
         ("copying", "lets one of two callers win", Verdict.UNSAFE, "both won"),
+        ("copying", "publishes a folder by one rename", Verdict.UNSAFE, "both moved theirs"),
+        ("merging", "publishes a folder by one rename", Verdict.UNSAFE, "moved over or into"),
         ("tearing", "shows whole files while they are replaced", Verdict.UNSAFE, "parts of files"),
         ("forgetful", "shows new files to others at once", Verdict.SLOW, "late"),
         ("forgetful", "shows others that a file was touched", Verdict.SLOW, "late"),

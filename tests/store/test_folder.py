@@ -82,6 +82,30 @@ def test_a_share_without_the_call_falls_back_to_links(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["b", "c"]
 
 
+def test_a_share_without_the_call_moves_folders_by_rename(tmp_path: Path) -> None:
+    home = FolderHome(tmp_path)
+    home._rename_apart._renameat2 = lambda source, target: errno.EINVAL
+    home.put("a/x", b"a")
+    home.put("b/y", b"b")
+    home.put("file", b"")
+    assert not home.rename_folder("a", "b")
+    assert not home.rename_folder("a", "file")
+    assert not home.rename_folder("a", "a")
+    assert not home.rename_folder("file", "c")
+    assert home.rename_folder("a", "c")
+    assert sorted(os.listdir(tmp_path)) == ["b", "c", "file"]
+
+
+def test_no_link_is_moved_as_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for home in (FolderHome(tmp_path), FolderHome(tmp_path, link_only=True)):
+        assert not home.rename_folder("link", "moved")
+        with pytest.raises(PermanentStoreError, match="symbolic link"):
+            home.rename_folder("real", "link/moved")
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
 def test_a_share_that_can_do_neither_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = FolderHome(tmp_path, link_only=True)
     home.put("a", b"a")

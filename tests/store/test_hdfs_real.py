@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from coppice.store import PermanentStoreError, Retry, Store, open_store
+from coppice.store import (
+    Entry,
+    PermanentStoreError,
+    Retry,
+    Staging,
+    Store,
+    TransientStoreError,
+    open_store,
+)
 from coppice.store.hdfs import HdfsHome
 from tests.hdfs.cluster import HdfsCluster
 from tests.support.clocks import FakeClock
@@ -71,12 +79,18 @@ def test_what_each_method_asks_of_the_namenode(store: Store, home_spec: HomeSpec
     with Store(home) as counted:
         counted.create("claims/warm", b"")
         counted.rename("claims/warm", "claims/a")
+        staged, tokens = list[Staging](), {"a": b"", "b": b"", "c": b"1"}
         expected: dict[str, tuple[Callable[[], object], dict[str, int]]] = {
             "create": (lambda: counted.create("new", b"1"), {"CREATE": 1, "datanode": 1, "RENAME": 1}),
             "replace": (lambda: counted.replace("new", b"2"), {"CREATE": 1, "datanode": 1, "RENAME": 1}),
             "read": (lambda: counted.read("new"), {"OPEN": 1, "datanode": 1}),
             "claim": (lambda: counted.rename("new", "claims/new"), {"RENAME": 1}),
             "lost claim": (lambda: counted.rename("new", "claims/new2"), {"RENAME": 1}),
+            "stage": (lambda: staged.append(counted.stage(tokens)), {"CREATE": 3, "datanode": 3}),
+            "publish": (
+                lambda: staged.pop().publish("claims/folder", {"more": b"1"}),
+                {"CREATE": 1, "datanode": 1, "RENAME": 1},
+            ),
             "list": (lambda: counted.list("claims"), {"LISTSTATUS": 1}),
             "stat": (lambda: counted.stat("claims/new"), {"GETFILESTATUS": 1}),
             "touch": (lambda: counted.touch("claims/new"), {"SETTIMES": 1}),
@@ -183,7 +197,7 @@ def test_a_namenode_killed_midway_loses_nothing_that_was_done(
 
 
 @webhdfs
-@pytest.mark.parametrize("act", ["rename", "create", "replace"])
+@pytest.mark.parametrize("act", ["rename", "create", "replace", "publish"])
 def test_a_reply_that_is_really_lost_is_resolved_by_looking(
     act: str, store: Store, home_spec: HomeSpec, cluster: HdfsCluster
 ) -> None:
@@ -192,7 +206,7 @@ def test_a_reply_that_is_really_lost_is_resolved_by_looking(
     store.make_folder("claims")
     rescue = Rescue(f"{home_spec.url}?timeout_s=1", lambda: cluster.namenode.signal(signal.SIGCONT))
     home = rescue.store.home
-    primitive = "rename_over" if act == "replace" else "rename"
+    primitive = {"replace": "rename_over", "publish": "rename_folder"}.get(act, "rename")
     original = getattr(home, primitive)
 
     def paused(source: str, target: str) -> bool:
@@ -208,11 +222,45 @@ def test_a_reply_that_is_really_lost_is_resolved_by_looking(
     elif act == "create":
         assert rescue.store.create("new", b"2")
         assert store.read("new") == b"2"
+    elif act == "publish":
+        assert rescue.store.stage({"a": b"2"}).publish("folder", {"b": b"3"})
+        assert store.read_many(["folder/a", "folder/b"]) == [b"2", b"3"]
     else:
         rescue.store.replace("solution", b"2")
         assert store.read("solution") == b"2"
     assert rescue.told[0] is not None
     assert "did not answer in time" in rescue.told[0]
+    assert store.list(".tmp") == []
+
+
+@over_homes("httpfs")
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_folder_that_lost_a_race_on_an_httpfs_is_not_left_in_the_winners(
+    store: Store, home_spec: HomeSpec, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves into a folder that appears just after we have looked."""
+    home, look, looked = store.home, store.home.stat, list[str]()
+    home.put("theirs/y", b"")
+
+    def rivalled(path: str) -> Entry | None:
+        looked.append(path)
+        found = look(path)
+        if looked == ["target"]:
+            with Store(home_spec.open()) as rival:
+                assert rival.home.rename_folder("theirs", "target")
+        elif lost and len(looked) == 2:
+            raise TransientStoreError("reply lost, says the test")
+        return found
+
+    monkeypatch.setattr(home, "stat", rivalled)
+    if lost:
+        assert not store.stage({"x": b""}).publish("target")
+    else:
+        home.put("ours/x", b"")
+        assert not home.rename_folder("ours", "target")
+        assert [entry.name for entry in store.list("ours")] == ["x"]
+    assert looked[1].startswith("target/")
+    assert [entry.name for entry in store.list("target")] == ["y"]
     assert store.list(".tmp") == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coppice.store import Entry, Home, PermanentStoreError, TooLarge
-from tests.support.homes import HomeSpec, over_homes
+from tests.support.homes import ON_HDFS, HomeSpec, over_homes
 
 pytestmark = over_homes()
 
@@ -40,6 +40,8 @@ def test_nothing_is_there_at_first(home: Home) -> None:
     assert not home.delete_tree("")
     assert not home.rename("a", "b")
     assert not home.rename_over("a", "b")
+    assert not home.rename_folder("a", "b")
+    assert not home.put("a", b"", parents=False)
     assert home.stat("") is None  # looking has created nothing
 
 
@@ -54,6 +56,18 @@ def test_content_comes_back_whole(home: Home, size: int) -> None:
     assert home.list("deep/er") == [entry]
     home.put("deep/er/file.bin", b"other", durable=True)
     assert home.read("deep/er/file.bin") == b"other"
+
+
+def test_a_put_may_depend_on_its_folder(home: Home) -> None:
+    home.make_folder("there")
+    assert not home.put("missing/file", b"1", parents=False)
+    assert not home.put("there/in/file", b"1", parents=False)
+    assert [names(home, ""), names(home, "there")] == [["there"], []]
+    assert home.put("there/file", b"1", parents=False)
+    assert home.put("there/file", b"2", parents=False)
+    assert home.put("file", b"3", parents=False)
+    assert home.put("missing/file", b"4")
+    assert [home.read(path) for path in ("there/file", "file", "missing/file")] == [b"2", b"3", b"4"]
 
 
 def test_lists_are_sorted_and_tell_folders(home: Home) -> None:
@@ -78,6 +92,8 @@ def test_strange_names_are_taken_literally(home: Home, name: str) -> None:
     assert home.touch(f"in {name}/{name}")
     assert home.rename(f"in {name}/{name}", f"in {name}/new {name}")
     assert home.rename_over(f"in {name}/new {name}", f"in {name}/{name}")
+    assert home.rename_folder(f"in {name}", f"{name} in")
+    assert home.rename_folder(f"{name} in", f"in {name}")
     assert names(home, f"in {name}") == [name]
     assert home.delete(f"in {name}/{name}")
     assert names(home, f"in {name}") == []
@@ -98,7 +114,7 @@ def test_paths_that_leave_the_root_are_refused(home: Home, path: str) -> None:
             call(path)
     with pytest.raises(PermanentStoreError):
         home.put(path, b"")
-    for move in (home.rename, home.rename_over):
+    for move in (home.rename, home.rename_over, home.rename_folder):
         with pytest.raises(PermanentStoreError):
             move("a", path)
         with pytest.raises(PermanentStoreError):
@@ -125,6 +141,61 @@ def test_rename_moves_and_never_overwrites(home: Home) -> None:
     assert [home.read("a"), home.read("b"), home.list("folder")] == [b"a", b"b", []]
     assert home.rename("a", "folder/c")
     assert [home.read("a"), home.read("folder/c")] == [None, b"a"]
+
+
+def test_rename_folder_moves_all_in_it(home: Home) -> None:
+    home.put("a/one", b"1")
+    home.put("a/in/two", b"2")
+    home.make_folder("a/in/empty")
+    home.put("a2/three", b"a name that begins like the folder's")
+    home.make_folder("b")
+    before = [home.list("a"), home.list("a/in")]
+    assert home.rename_folder("a", "b/c d")
+    assert [home.list("b/c d"), home.list("b/c d/in")] == before  # sizes and times, too
+    assert [home.read("b/c d/one"), home.read("b/c d/in/two")] == [b"1", b"2"]
+    assert home.stat("a") is None
+    assert home.list("a") == []
+    assert home.read("a/one") is None
+    assert names(home, "") == ["a2", "b"]
+    assert home.rename_folder("b/c d/in", "b/e")  # out of a folder
+    home.make_folder("a")
+    assert home.rename_folder("b/e/empty", "a/empty")
+    assert [names(home, "b/e"), names(home, "a")] == [["two"], ["empty"]]
+
+
+def test_rename_folder_never_overwrites(home: Home) -> None:
+    home.put("a/x", b"a")
+    home.put("b/y", b"b")
+    home.put("file", b"file")
+    for target in ("b", "b/y", "file", "a", "no/folder", "file/below"):
+        assert not home.rename_folder("a", target)
+        assert not home.rename_folder("missing", target)
+    assert not home.rename_folder("missing", "new")
+    assert not home.rename_folder("a/missing/x", "new")
+    with pytest.raises(PermanentStoreError, match="into itself"):
+        home.rename_folder("a", "a/in")
+    assert [names(home, folder) for folder in ("", "a", "b")] == [["a", "b", "file"], ["x"], ["y"]]
+    assert [home.read(path) for path in ("a/x", "b/y", "file")] == [b"a", b"b", b"file"]
+    assert home.rename_folder("a", "new")  # after all these refusals
+
+
+def test_an_empty_folder_in_the_way_is_kept_or_replaced(home: Home, home_spec: HomeSpec) -> None:
+    home.put("a/x", b"a")
+    home.make_folder("empty")
+    replaced = home.rename_folder("a", "empty")
+    assert replaced == (home_spec.kind == "folder-by-link")
+    assert names(home, "a") == ([] if replaced else ["x"])
+    assert names(home, "empty") == (["x"] if replaced else [])
+
+
+def test_a_file_that_is_moved_as_a_folder_overwrites_nothing(home: Home, home_spec: HomeSpec) -> None:
+    home.put("a", b"a")
+    home.put("file", b"file")
+    home.put("folder/x", b"x")
+    assert not home.rename_folder("a", "file")
+    assert not home.rename_folder("a", "folder")
+    assert [home.read("a"), home.read("file"), names(home, "folder")] == [b"a", b"file", ["x"]]
+    assert home.rename_folder("a", "b") == (home_spec.kind in ON_HDFS)
 
 
 def test_rename_over_replaces(home: Home) -> None:
@@ -167,6 +238,8 @@ def test_deleting(home: Home) -> None:
     assert not home.delete("folder/in/b/c")  # below a file
     home.make_folder("empty")
     assert home.delete("empty")
+    home.put("file", b"")
+    assert home.delete_tree("file")
     assert home.delete_tree("folder")
     assert not home.delete_tree("folder")
     assert names(home, "") == ["folder2"]

@@ -45,6 +45,37 @@ def check_claiming(run: Runner, spec: HomeSpec) -> None:
         assert [entry.name for entry in store.list() if entry.name.startswith("source")] == []
 
 
+def check_publishing(run: Runner, spec: HomeSpec) -> None:
+    results = run(spec, racers.publish_race, RACERS, ROUNDS)
+    winners = [won.index(True) for won in zip(*results, strict=True)]
+    assert sum(map(sum, results)) == ROUNDS
+    with Store(spec.open()) as store:
+        for each, winner in enumerate(winners):
+            found = [entry.name for entry in store.list(f"published/{each}")]
+            assert found == [*(f"{winner}-{index}" for index in range(3)), "who"]
+            assert store.read(f"published/{each}/who") == str(winner).encode()
+        assert store.list(".tmp") == []
+
+
+def check_moving_folders(run: Runner, spec: HomeSpec) -> None:
+    results = run(spec, racers.move_folder_race, RACERS, ROUNDS)
+    assert [sum(won) for won in zip(*results, strict=True)] == [1] * ROUNDS
+    with Store(spec.open()) as store:
+        for each, won in enumerate(zip(*results, strict=True)):
+            for number in range(RACERS):  # what lost is where it was
+                folder = f"target-{each}" if won[number] else f"own-{each}-{number}"
+                assert [entry.name for entry in store.list(folder)] == [str(number)]
+
+
+def check_claiming_folders(run: Runner, spec: HomeSpec) -> None:
+    results = run(spec, racers.claim_folder_race, RACERS, ROUNDS)
+    winners = [won.index(True) for won in zip(*results, strict=True)]
+    assert sum(map(sum, results)) == ROUNDS
+    with Store(spec.open()) as store:
+        found = sorted(entry.name for entry in store.list() if entry.name != ".tmp")
+        assert found == sorted(f"claim-{each}-{winner}" for each, winner in enumerate(winners))
+
+
 def check_reading(run: Runner, spec: HomeSpec, race: racers.Race, may_miss: bool = False) -> None:
     results = run(spec, race, RACERS, ROUNDS)
     seen = {each for result in results for each in result}
@@ -80,6 +111,36 @@ def test_threads_moving_to_one_name(home_spec: HomeSpec) -> None:
 @by_processes
 def test_processes_moving_to_one_name(home_spec: HomeSpec) -> None:
     check_one_winner(racers.race_processes, home_spec, racers.target_race)
+
+
+@by_threads
+def test_threads_publishing_folders_of_one_name(home_spec: HomeSpec) -> None:
+    check_publishing(racers.race_threads, home_spec)
+
+
+@by_processes
+def test_processes_publishing_folders_of_one_name(home_spec: HomeSpec) -> None:
+    check_publishing(racers.race_processes, home_spec)
+
+
+@by_threads
+def test_threads_moving_folders_to_one_name(home_spec: HomeSpec) -> None:
+    check_moving_folders(racers.race_threads, home_spec)
+
+
+@by_processes
+def test_processes_moving_folders_to_one_name(home_spec: HomeSpec) -> None:
+    check_moving_folders(racers.race_processes, home_spec)
+
+
+@by_threads
+def test_threads_claiming_one_folder(home_spec: HomeSpec) -> None:
+    check_claiming_folders(racers.race_threads, home_spec)
+
+
+@by_processes
+def test_processes_claiming_one_folder(home_spec: HomeSpec) -> None:
+    check_claiming_folders(racers.race_processes, home_spec)
 
 
 @by_processes

@@ -77,6 +77,72 @@ def test_many_raise_the_first_error_after_all_have_ended(store: Store) -> None:
     assert names(store) == ["a", "c", "folder"]
 
 
+def test_a_staged_folder_is_seen_whole_or_not_at_all(store: Store) -> None:
+    files = {f"token {index:02}": b"" for index in range(20)}
+    staging = store.stage(files)
+    assert names(store) == []
+    assert staging.publish("generations/deep/one", {"solutions": b"s" * 1000})  # makes the parent folder
+    assert names(store, "generations/deep/one") == ["solutions", *files]
+    assert store.read("generations/deep/one/solutions") == b"s" * 1000
+    assert store.list(TEMPORARY_FOLDER) == []
+    staging.discard()  # no harm
+    with pytest.raises(RuntimeError):
+        staging.publish("again")
+    assert names(store, "generations/deep/one") == ["solutions", *files]
+
+
+def test_a_staged_folder_takes_a_name_once(store: Store) -> None:
+    assert store.stage({"a": b"first"}).publish("sub/one")
+    assert not store.stage({"a": b"second", "b": b"2"}).publish("sub/one", {"c": b"3"})
+    store.create("file", b"kept")
+    assert not store.stage().publish("file", {"a": b""})
+    assert [names(store), names(store, "sub"), names(store, "sub/one")] == [["file", "sub"], ["one"], ["a"]]
+    assert [store.read("sub/one/a"), store.read("file")] == [b"first", b"kept"]
+    assert store.list(TEMPORARY_FOLDER) == []
+
+
+def test_a_staged_folder_may_be_given_up(store: Store) -> None:
+    staging = store.stage({"a": b"1"})
+    staging.discard()
+    staging.discard()
+    with pytest.raises(RuntimeError):
+        staging.publish("one")
+    store.stage().discard()  # nothing was written
+    assert names(store) == []
+    assert store.list(TEMPORARY_FOLDER) == []
+
+
+@pytest.mark.parametrize("moment", ["before it is published", "before it is published with more"])
+def test_a_staged_folder_that_others_removed_is_written_again(
+    store: Store, home_spec: HomeSpec, moment: str
+) -> None:
+    staging = store.stage({"a": b"1", "b": b"2"})
+    with Store(home_spec.open()) as other:
+        other.delete_tree(TEMPORARY_FOLDER)
+    more = {"c": b"3"} if moment.endswith("more") else {}
+    assert staging.publish("sub/one", more)
+    assert names(store, "sub/one") == ["a", "b", *more]
+    assert store.read_many(["sub/one/a", "sub/one/b"]) == [b"1", b"2"]
+    assert store.list(TEMPORARY_FOLDER) == []
+
+
+def test_what_cannot_be_staged_leaves_nothing_behind(store: Store) -> None:
+    store.create("file", b"")
+    for bad in ("a/b", "", ".."):
+        with pytest.raises(PermanentStoreError):
+            store.stage({"a": b"", bad: b""})
+        staging = store.stage({"a": b""})
+        with pytest.raises(PermanentStoreError):
+            staging.publish("one", {bad: b""})
+        staging.discard()
+    with pytest.raises(PermanentStoreError, match="no files"):
+        store.stage().publish("one")
+    with pytest.raises(PermanentStoreError, match="file"):
+        store.stage({"a": b""}).publish("file/below")
+    assert names(store) == ["file"]
+    assert store.list(TEMPORARY_FOLDER) == []
+
+
 def test_the_good_path_asks_as_little_as_can_be(home_spec: HomeSpec) -> None:
     home = FailingHome(home_spec.open(), nothing)
     with Store(home) as store:
@@ -92,6 +158,13 @@ def test_the_good_path_asks_as_little_as_can_be(home_spec: HomeSpec) -> None:
         store.rename("a", "claims/a")
         store.rename("a", "claims/b")  # a lost race, in a folder that was seen
         assert home.operations == ["rename", "rename"]
+        home.log.clear()
+        staging = store.stage({"a": b"a", "b": b""})
+        assert home.operations == ["put", "put"]
+        staging.publish("claims/folder", {"c": b"c"})
+        assert home.operations == ["put", "put", "put", "rename_folder"]
+        assert store.stage().publish("claims/folder2", {"c": b"c"})
+        assert home.operations[4:] == ["put", "rename_folder"]
 
 
 def test_deleting_the_root_removes_everything(store: Store) -> None:

@@ -34,14 +34,41 @@ class CopyingHome(FolderHome):
         if data is None or self.stat(target) is not None or self.stat(target.rpartition("/")[0]) is None:
             return False
         copying = f"{source}.copying"
-        self.put(f"{copying}/{os.getpid()}", b"")
-        deadline = time.monotonic() + (0.0 if source.startswith(TEMPORARY_FOLDER) else 0.3)
-        while time.monotonic() < deadline and 0 < len(self.list(copying)) < 2:
-            pass
+        self._dawdle(copying, 0.0 if source.startswith(TEMPORARY_FOLDER) else 0.3)
         self.put(target, data)
         self.delete_tree(copying)
         self.delete(source)
         return True
+
+    def rename_folder(self, source: str, target: str) -> bool:
+        """See the class."""
+        if not self.list(source) or self.stat(target) is not None:
+            return False
+        copying = f"{target}.copying"
+        self._dawdle(copying, 0.3)
+        for entry in self.list(source):
+            self.put(f"{target}/{entry.name}", self.read(f"{source}/{entry.name}") or b"")
+        self.delete_tree(copying)
+        return self.delete_tree(source)
+
+    def _dawdle(self, copying: str, most_s: float) -> None:
+        self.put(f"{copying}/{os.getpid()}", b"")
+        deadline = time.monotonic() + most_s
+        while time.monotonic() < deadline and 0 < len(self.list(copying)) < 2:
+            pass
+
+
+class MergingHome(FolderHome):
+    """Moves a folder file by file into whatever folder is there."""
+
+    def rename_folder(self, source: str, target: str) -> bool:
+        """See the class."""
+        if self.list(source) == [] or (self.stat(target) is not None and not self.list(target)):
+            return False
+        self.make_folder(target)
+        for entry in self.list(source):
+            self.rename_over(f"{source}/{entry.name}", f"{target}/{entry.name}")
+        return self.delete_tree(source)
 
 
 class TearingHome(FolderHome):
@@ -96,6 +123,7 @@ class ReadOnlyHome(FolderHome):
 KINDS: dict[str, Callable[[str], FolderHome]] = {
     "overwriting": OverwritingHome,
     "copying": CopyingHome,
+    "merging": MergingHome,
     "tearing": TearingHome,
     "forgetful": ForgetfulHome,
     "read-only": ReadOnlyHome,
@@ -117,8 +145,8 @@ class DelayedHome(MemoryHome):
         self._fake = clock
         self._puts = 0
 
-    def put(self, path: str, data: bytes, durable: bool = False) -> None:
+    def put(self, path: str, data: bytes, durable: bool = False, parents: bool = True) -> bool:
         """See the class."""
         self._puts += 1
         self._fake.sleep(0.42 if data and self._puts % 2 else 0.02)
-        super().put(path, data, durable)
+        return super().put(path, data, durable, parents)

@@ -74,13 +74,17 @@ class FailingHome(Home):
         """See `Home.read`."""
         return self._do("read", (path,), lambda: self.inner.read(path, max_bytes))
 
-    def put(self, path: str, data: bytes, durable: bool = False) -> None:
+    def put(self, path: str, data: bytes, durable: bool = False, parents: bool = True) -> bool:
         """See `Home.put`."""
-        self._do("put", (path,), lambda: self.inner.put(path, data, durable))
+        return self._do("put", (path,), lambda: self.inner.put(path, data, durable, parents))
 
     def rename(self, source: str, target: str) -> bool:
         """See `Home.rename`."""
         return self._do("rename", (source, target), lambda: self.inner.rename(source, target))
+
+    def rename_folder(self, source: str, target: str) -> bool:
+        """See `Home.rename_folder`."""
+        return self._do("rename_folder", (source, target), lambda: self.inner.rename_folder(source, target))
 
     def rename_over(self, source: str, target: str) -> bool:
         """See `Home.rename_over`."""

@@ -62,6 +62,39 @@ def target_race(store: Store, racer: Racer) -> list[Any]:
     return won
 
 
+def publish_race(store: Store, racer: Racer) -> list[Any]:
+    """All publish folders of their own under one name; whether it was this racer, for each round."""
+    won = []
+    for each in range(racer.rounds):
+        mine = {f"{racer.number}-{index}": b"" for index in range(3)}
+        staging = store.stage(mine)
+        racer.wait()
+        won.append(staging.publish(f"published/{each}", {"who": str(racer.number).encode()}))
+    return won
+
+
+def move_folder_race(store: Store, racer: Racer) -> list[Any]:
+    """All move folders of their own to one name; whether it was this racer, for each round."""
+    won = []
+    for each in range(racer.rounds):
+        mine = f"own-{each}-{racer.number}"
+        store.create(f"{mine}/{racer.number}", b"")
+        racer.wait()
+        won.append(store.home.rename_folder(mine, f"target-{each}"))
+    return won
+
+
+def claim_folder_race(store: Store, racer: Racer) -> list[Any]:
+    """All move one folder to names of their own; whether it was this racer, for each round."""
+    won = []
+    for each in range(racer.rounds):
+        if racer.number == 0:
+            store.create(f"source-{each}/file", b"")
+        racer.wait()
+        won.append(store.home.rename_folder(f"source-{each}", f"claim-{each}-{racer.number}"))
+    return won
+
+
 def page(version: int) -> bytes:
     """A content that shows whether it is whole: one byte, many times, of a length that goes with it."""
     return bytes([version % 251]) * (50_000 + 1000 * (version % 7))

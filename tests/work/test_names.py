@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coppice.work import names
-from coppice.work.names import Claimed, Scored, SolutionId, Waiting
+from coppice.work.names import Claimed, GenerationId, Scored, SolutionId, Waiting
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -20,7 +20,8 @@ RUNS = st.text("0123456789abcdef", min_size=8, max_size=8)
 NUMBERS = st.integers(0, 999_999_999)
 ATTEMPTS = st.integers(1, 9999)
 WORKERS = st.from_regex(rf"\A{names.WORKER}\Z")
-IDS = st.builds(SolutionId, RUNS, NUMBERS, NUMBERS, NUMBERS)
+GENERATIONS = st.builds(GenerationId, RUNS, NUMBERS, NUMBERS)
+IDS = st.builds(SolutionId, GENERATIONS, NUMBERS)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -29,26 +30,25 @@ def last(path: str) -> str:
 
 
 @quick
-@given(IDS, ATTEMPTS)
-def test_a_waiting_solution_goes_there_and_back(id_: SolutionId, attempt: int) -> None:
-    waiting = Waiting(id_, attempt)
-    assert names.parse_waiting(waiting.file) == waiting
-    assert names.is_own(waiting.file)
-
-
-@quick
 @given(IDS)
-def test_a_fit_file_goes_there_and_back(id_: SolutionId) -> None:
-    assert names.parse_fit(id_.fit_file) == id_
-    assert names.is_own(id_.fit_file)
+def test_solution_and_fit_files_go_there_and_back(id_: SolutionId) -> None:
+    for name in (id_.solution_file, id_.fit_file):
+        assert names.parse_solution(name) == id_
+        assert names.is_own(name)
 
 
 @quick
-@given(IDS, ATTEMPTS, WORKERS)
-def test_a_claim_goes_there_and_back(id_: SolutionId, attempt: int, worker: str) -> None:
-    claimed = Claimed(id_, attempt, worker)
-    assert claimed.file.startswith(f"{names.CLAIMS}/")
-    assert names.parse_claim(last(claimed.file)) == claimed
+@given(GENERATIONS)
+def test_a_generation_goes_there_and_back(generation: GenerationId) -> None:
+    assert names.parse_generation(last(generation.folder)) == generation
+    assert generation.solutions_file == f"{names.GENERATIONS}/{generation}/solutions.npy"
+
+
+@quick
+@given(NUMBERS, ATTEMPTS, WORKERS)
+def test_waiting_and_claimed_go_there_and_back(index: int, attempt: int, worker: str) -> None:
+    for token in (Waiting(index, attempt), Claimed(index, attempt, worker)):
+        assert names.parse_token(token.name) == token
 
 
 @quick
@@ -57,9 +57,9 @@ def test_a_score_goes_there_and_back_to_the_bit(
     index: int, attempt: int, fitness: float, accuracy: float, worker: str
 ) -> None:
     score = Scored(index, attempt, fitness, accuracy, worker)
-    parsed = names.parse_score(score.name)
+    parsed = names.parse_token(score.name)
     assert parsed == score
-    assert parsed is not None
+    assert isinstance(parsed, Scored)
     assert parsed.fitness is not None
     assert math.copysign(1, parsed.fitness) == math.copysign(1, fitness)
 
@@ -68,7 +68,7 @@ def test_a_score_goes_there_and_back_to_the_bit(
 @given(NUMBERS, ATTEMPTS, WORKERS)
 def test_a_solution_set_aside_goes_there_and_back(index: int, attempt: int, worker: str) -> None:
     score = Scored(index, attempt, None, None, worker)
-    assert names.parse_score(score.name) == score
+    assert names.parse_token(score.name) == score
 
 
 @quick
@@ -77,14 +77,7 @@ def test_a_score_from_numpy_has_the_same_name_as_from_python(value: float) -> No
     ours = Scored(3, 1, value, value, "host-1-abcd")
     theirs = Scored(3, 1, np.float64(value), np.float64(value), "host-1-abcd")
     assert theirs.name == ours.name
-    assert names.parse_score(theirs.name) == ours
-
-
-@quick
-@given(RUNS, NUMBERS, NUMBERS)
-def test_a_scores_folder_goes_there_and_back(run: str, search: int, generation: int) -> None:
-    folder = names.scores_folder(run, search, generation)
-    assert names.parse_scores_folder(last(folder)) == (run, search, generation)
+    assert names.parse_token(theirs.name) == ours
 
 
 @quick
@@ -98,7 +91,7 @@ def test_weights_and_rounds_go_there_and_back(number: int) -> None:
 @quick
 @given(st.lists(IDS, unique=True, max_size=8))
 def test_no_two_solutions_share_a_file(ids: list[SolutionId]) -> None:
-    files = [name for id_ in ids for name in (Waiting(id_).file, Waiting(id_, 2).file, id_.fit_file)]
+    files = [name for id_ in ids for name in (id_.solution_file, id_.fit_file)]
     assert len(set(files)) == len(files)
 
 
@@ -113,10 +106,7 @@ ID = "0123abcd_s0001_g0002_i03"
         f"Solution_{ID}.npy",
         f" solution_{ID}.npy",
         f"solution_{ID}.npy\n",
-        f"solution_{ID}_t1.npy",  # the first try carries no number
-        f"solution_{ID}_t0.npy",
-        f"solution_{ID}_t02.npy",
-        f"solution_{ID}_t99999.npy",
+        f"solution_{ID}_t1.npy",
         "solution_0123abcd_s0001_g0002_i003.npy",
         "solution_0123abcd_s00001_g0002_i03.npy",
         "solution_0123abcd_s١٢٣٤_g0002_i03.npy",  # digits to \d and int(), but not what we write
@@ -133,8 +123,7 @@ ID = "0123abcd_s0001_g0002_i03"
     ],
 )
 def test_what_is_not_written_as_we_write_it_is_foreign(name: str) -> None:
-    assert names.parse_waiting(name) is None
-    assert names.parse_fit(name) is None
+    assert names.parse_solution(name) is None
     assert names.parse_weights(name) is None
     assert not names.is_own(name)
 
@@ -142,50 +131,63 @@ def test_what_is_not_written_as_we_write_it_is_foreign(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        f"solution_{ID}.worker.npy",  # a claim always carries its try
-        f"solution_{ID}_t01.worker.npy",
-        f"solution_{ID}_t1..npy",
-        f"solution_{ID}_t1.a.b.npy",
-        f"solution_{ID}_t1.{'w' * 81}.npy",
-        f"solution_{ID}_t1.wörker.npy",
+        "i03_waiting",  # a token always carries its try
+        "i03_t0_waiting",
+        "i03_t01_waiting",
+        "i03_t99999_waiting",
+        "i3_t1_waiting",
+        "i003_t1_waiting",
+        "i03_t1_waiting_by_w",
+        "i03_t1_claimed",
+        "i03_t1_claimed_by_",
+        "i03_t01_claimed_by_w",
+        "i03_t1_claimed_by_a.b",
+        f"i03_t1_claimed_by_{'w' * 81}",
+        "i03_t1_claimed_by_wörker",
+        "i03_t1_fnan_a0.9_by_w",
+        "i03_t1_finf_a0.9_by_w",
+        "i03_t1_f0.5_anan_by_w",
+        "i03_t1_f1e999_a0.9_by_w",
+        "i03_t1_f0.5_a-1e999_by_w",
+        "i03_t1_f0.5_a_by_w",
+        "i03_t1_a0.5_by_w",
+        "i03_t1_f1.2.3_a0.9_by_w",
+        "i03_t1_f--1_a0.9_by_w",
+        "i03_t1_f0x1p3_a0.9_by_w",
+        "i03_t1_f" + "1" * 40 + "_a0.9_by_w",
+        "i3_t1_f0.5_a0.9_by_w",
+        "i003_t1_f0.5_a0.9_by_w",
+        "i٠٣_t1_f0.5_a0.9_by_w",
+        "i03_t1_aside",
+        "i03_t1_None_by_w",
+        "solutions.npy",
     ],
 )
-def test_what_is_no_claim_is_not_taken_for_one(name: str) -> None:
-    assert names.parse_claim(name) is None
+def test_what_is_no_token_is_not_taken_for_one(name: str) -> None:
+    assert names.parse_token(name) is None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "i03_t1_fnan_a0.9.w.npy",
-        "i03_t1_finf_a0.9.w.npy",
-        "i03_t1_f0.5_anan.w.npy",
-        "i03_t1_f1e999_a0.9.w.npy",
-        "i03_t1_f0.5_a-1e999.w.npy",
-        "i03_t1_f0.5.w.npy",
-        "i03_t1_f1.2.3_a0.9.w.npy",
-        "i03_t1_f--1_a0.9.w.npy",
-        "i03_t1_f0x1p3_a0.9.w.npy",
-        "i03_t1_f" + "1" * 40 + "_a0.9.w.npy",
-        "i3_t1_f0.5_a0.9.w.npy",
-        "i٠٣_t1_f0.5_a0.9.w.npy",
-        "i03_t1_aside.npy",
-        "i03_t1_None.w.npy",
-    ],
-)
-def test_a_score_that_is_no_number_is_not_a_score(name: str) -> None:
-    assert names.parse_score(name) is None
+@quick
+@given(NUMBERS, ATTEMPTS, FINITE, WORKERS)
+def test_a_score_without_accuracy_goes_there_and_back(
+    index: int, attempt: int, fitness: float, worker: str
+) -> None:
+    score = Scored(index, attempt, fitness, None, worker)
+    assert names.parse_token(score.name) == score
+
+
+def test_a_score_may_be_written_in_other_words_than_ours() -> None:
+    """An evaluator in another language writes its numbers as it likes."""
+    assert names.parse_token("i03_t1_f5e-1_a0.90_by_w") == Scored(3, 1, 0.5, 0.9, "w")
 
 
 @quick
 @given(st.text(max_size=60))
 def test_any_text_is_taken_or_left_but_never_an_error(name: str) -> None:
     for parse in (
-        names.parse_waiting,
-        names.parse_fit,
-        names.parse_claim,
-        names.parse_score,
-        names.parse_scores_folder,
+        names.parse_solution,
+        names.parse_token,
+        names.parse_generation,
         names.parse_weights,
         names.parse_round,
     ):
@@ -195,8 +197,8 @@ def test_any_text_is_taken_or_left_but_never_an_error(name: str) -> None:
 
 def test_the_names_that_users_know_stay_as_they_are() -> None:
     """The files of the original four jobs, see the issue and docs/protocol.md."""
-    id_ = SolutionId("0123abcd", 1, 2, 3)
-    assert Waiting(id_).file == "solution_0123abcd_s0001_g0002_i03.npy"
+    id_ = GenerationId("0123abcd", 1, 2).solution(3)
+    assert id_.solution_file == "solution_0123abcd_s0001_g0002_i03.npy"
     assert id_.fit_file == "fit_solution_0123abcd_s0001_g0002_i03.npy"
     for name in (
         "new_itr.txt",
@@ -220,11 +222,9 @@ def test_the_listings_in_the_documentation_are_of_files_that_we_know() -> None:
     for path in listed:
         top, _, rest = path.partition("/")
         assert names.is_own(top), path
-        if top == names.CLAIMS and rest:
-            assert names.parse_claim(rest) is not None, path
-        if top == names.SCORES and rest:
+        if top == names.GENERATIONS and rest:
             folder, _, name = rest.partition("/")
-            assert names.parse_scores_folder(folder) is not None, path
-            assert names.parse_score(name) is not None, path
+            assert names.parse_generation(folder) is not None, path
+            assert name == names.SOLUTIONS or names.parse_token(name) is not None, path
         if top == names.ROUNDS and rest:
             assert names.parse_round(rest) is not None, path

@@ -77,6 +77,35 @@ def _one_winner(ward: Ward) -> Finding:
     )
 
 
+def _publishes_folders(ward: Ward) -> Finding:
+    """Publishes a folder by one rename."""
+    store, peer, move = ward.store, ward.peer, ward.store.home.rename_folder
+    wrong = ours = 0
+    for each in range(ward.rounds):
+        mine, theirs, target = (ward.at(f"folder-{each}-{name}") for name in ("mine", "theirs", "target"))
+        store.create(f"{mine}/my file", b"")
+        store.create(f"{theirs}/their file", b"")
+        moved = peer.race(functools.partial(move, mine, target), "rename_folder", theirs, target)
+        wrong += sum(moved) != 1 or _names(store.list(target)) != {"my file" if moved[0] else "their file"}
+        ours += moved[0]
+    late, taken, file = ward.at("folder-late"), ward.at("folder-taken"), ward.at("folder-file")
+    for path in (f"{late}/file", f"{taken}/other", file):
+        store.create(path, b"")
+    overwrote = move(late, taken) or move(late, file)
+    kept = [_names(store.list(folder)) for folder in (late, taken)] == [{"file"}, {"other"}]
+    what = "publishes a folder by one rename"
+    figures = {"races": float(ward.rounds), "won_by_first": float(ours), "wrong": float(wrong)}
+    if wrong == 0 and kept and not overwrote:
+        return Finding(what, Verdict.OK, figures)
+    return Finding(
+        what,
+        Verdict.UNSAFE,
+        figures,
+        "not safe: a folder was moved over or into one that was there, or two callers both moved theirs to "
+        "one name, so solutions of two searches would be mixed up; use another share or mount",
+    )
+
+
 def _whole_reads(ward: Ward) -> Finding:
     """Shows whole files while they are replaced."""
     store, peer, path = ward.store, ward.peer, ward.at("page")
@@ -161,6 +190,7 @@ CHECKS: dict[str, Callable[[Ward], Finding]] = {
     "creates a name only once": _creates_once,
     "renames without overwriting": _never_overwrites,
     "lets one of two callers win": _one_winner,
+    "publishes a folder by one rename": _publishes_folders,
     "shows whole files while they are replaced": _whole_reads,
     "shows new files to others at once": _lists_at_once,
     "shows others that a file was touched": _touch_shows,

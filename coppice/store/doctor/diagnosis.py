@@ -12,9 +12,10 @@ from coppice.store.doctor.checks import CHECKS
 from coppice.store.doctor.finding import Finding, Verdict, Ward
 from coppice.store.doctor.peer import Peer
 from coppice.store.doctor.timing import measure
+from coppice.store.drafts import TEMPORARY_FOLDER
 from coppice.store.effort import Retry
 from coppice.store.errors import StoreError
-from coppice.store.store import TEMPORARY_FOLDER, Store
+from coppice.store.store import Store
 from coppice.store.urls import open_store
 
 _REACHED = "can be reached and written to"

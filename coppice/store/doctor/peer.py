@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import pickle
 import threading
@@ -140,8 +141,11 @@ def _serve(connection: Connection, open_it: Callable[[], Store]) -> None:
 
 
 def _done(store: Store, method: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
-    act = replace_again_and_again if method == "replace_again_and_again" else getattr(Store, method)
+    if method == "replace_again_and_again":
+        act = functools.partial(replace_again_and_again, store)
+    else:
+        act = getattr(store, method, None) or getattr(store.home, method)
     try:
-        return True, act(store, *arguments)
+        return True, act(*arguments)
     except StoreError as error:
         return False, str(error)

@@ -1,0 +1,84 @@
+"""solution_<id>.npy and fit_solution_<id>.npy: what stands in a generation's folder, for people.
+
+They show, as files of their own with the names that the four jobs always used, which solutions are being
+scored and what came out, and they let an evaluator of any other make take part. Coppice's own evaluators go
+by the generation's folder. On an untouched HDFS a file with content may cost 400 ms, so views are written on
+a thread of their own, a moment later, and not at all once their generation is over: nobody could see them.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from coppice.roles.context import Context, Stopped
+from coppice.store import StoreError
+from coppice.work.names import GenerationId
+
+DELAY_S = 0.02
+"""So long a generation must stand to get its views."""
+DEAR_DELAY_S = 0.3
+"""The same on a home where a file with content is dear."""
+
+
+class Views:
+    """Writes the views of the generation under way."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._store = context.store
+        self._delay_s = DEAR_DELAY_S if context.store.home.parallel > 1 else DELAY_S
+        self._queue: queue.SimpleQueue[tuple[float, GenerationId, str, bytes]] = queue.SimpleQueue()
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._given_up = False
+        self._newest: GenerationId | None = None
+        self._over = False
+
+    def advance(self, generation: GenerationId) -> None:
+        """Views of older generations are no longer wanted."""
+        if self._newest is None or generation > self._newest:
+            self._newest = generation
+        self._over = False
+
+    def put(self, generation: GenerationId, name: str, data: bytes) -> None:
+        """Have one written soon."""
+        if self._given_up:
+            return
+        if not self._context.background:
+            self._write(generation, name, data)
+            return
+        self._queue.put((self._context.clock.monotonic() + self._delay_s, generation, name, data))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="views", daemon=True)
+            self._thread.start()
+
+    def settle(self) -> None:
+        """No more views for now: when this returns, none is being written any more."""
+        self._over = True
+        with self._writing:
+            pass
+
+    def _wanted(self, generation: GenerationId) -> bool:
+        return not self._over and (self._newest is None or generation >= self._newest)
+
+    def _run(self) -> None:
+        clock = self._context.clock
+        try:
+            while not self._given_up:
+                due, generation, name, data = self._queue.get()
+                if self._wanted(generation):
+                    clock.sleep(max(0.0, due - clock.monotonic()))
+                    self._write(generation, name, data)
+        except Stopped:
+            return
+
+    def _write(self, generation: GenerationId, name: str, data: bytes) -> None:
+        try:
+            with self._writing:
+                if self._wanted(generation):
+                    self._store.create(name, data)
+        except StoreError as error:
+            # No reason to end: what counts stands in the generation's folder.
+            self._given_up = True
+            self._context.say(f"files for onlookers ({name}) are no longer written: {error}")

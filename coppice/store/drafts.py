@@ -1,0 +1,143 @@
+"""What is being written where nobody looks, until a rename publishes it: files and whole folders."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import threading
+
+from coppice.store.effort import Effort
+from coppice.store.errors import PermanentStoreError, StoreError, TransientStoreError
+from coppice.store.home import Home
+from coppice.store.paths import parent_of
+
+TEMPORARY_FOLDER = ".tmp"
+"""Where unfinished files and folders live, directly under the root; nobody lists it."""
+
+HOPELESS = 8
+"""Turns without an answer that makes sense, after which an operation waits before it goes on."""
+
+
+class Drafts:
+    """One store's unfinished files and folders; safe to call from several threads.
+
+    Every draft has a name that nobody else ever uses. One that may have to be left behind, because the home
+    does not answer, is noted and removed when the home answers again; it harms nobody meanwhile.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._lock = threading.Lock()
+        self._strays: list[str] = []
+        host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40]
+        self._signature = f"{host}-{os.getpid()}"
+
+    def new_name(self) -> str:
+        """A path for a draft, never given before."""
+        return f"{TEMPORARY_FOLDER}/{self._signature}-{secrets.token_hex(6)}"
+
+    def put(self, effort: Effort, data: bytes, durable: bool) -> str:
+        """Write a file; its path.
+
+        Every try takes a fresh name: a put that seemed lost may still arrive late, and would truncate the
+        file that a later try had finished.
+        """
+        while True:
+            name = self.new_name()
+            try:
+                self._home.put(name, data, durable)
+            except TransientStoreError as error:
+                self.note_stray(name)
+                effort.bear(error)
+            else:
+                self.discard_strays()
+                return name
+
+    def publish(self, effort: Effort, draft: str, path: str, is_folder: bool = False) -> bool | None:
+        """Rename `draft` to `path`, never overwriting; makes the parent folder on demand.
+
+        False: `path` is taken, and `draft` discarded. None: somebody removed `draft` before it was published;
+        bear that, and write it again. After a lost reply: our draft gone means it was us.
+        """
+        look, in_doubt, turn = self._home.stat, False, 0
+        try:
+            while True:
+                turn += 1
+                try:
+                    if (self._home.rename_folder if is_folder else self._home.rename)(draft, path):
+                        return True
+                except TransientStoreError as error:
+                    in_doubt = True
+                    effort.bear(error)
+                    continue  # renaming again is the cheapest look: if it had happened, it now says False
+                if (in_doubt or turn > 1) and effort.until_answered(lambda: look(draft)) is None:
+                    if not in_doubt:
+                        return None
+                    return not (is_folder and self._lost_inside(effort, draft, path))
+                if effort.until_answered(lambda: look(path)) is not None:
+                    self.discard(draft)
+                    return False
+                if turn >= HOPELESS:
+                    effort.bear(TransientStoreError(f"cannot be renamed to, and is not there ({draft} is)"))
+                effort.until_answered(lambda: self._home.make_folder(parent_of(path)))
+        except PermanentStoreError:
+            self.discard(draft)
+            raise
+
+    def publish_over(self, effort: Effort, draft: str, path: str) -> bool:
+        """Rename the file `draft` over `path`; False: somebody removed `draft` before it was published."""
+        in_doubt, turn = False, 0
+        try:
+            while True:
+                turn += 1
+                try:
+                    if self._home.rename_over(draft, path):
+                        return True
+                except TransientStoreError as error:
+                    in_doubt = True
+                    effort.bear(error)
+                    continue
+                if effort.until_answered(lambda: self._home.stat(draft)) is None:
+                    return in_doubt
+                if turn >= HOPELESS:
+                    effort.bear(TransientStoreError(f"cannot be renamed to ({draft} is there)"))
+                effort.until_answered(lambda: self._home.make_folder(parent_of(path)))
+        except PermanentStoreError:
+            self.discard(draft)
+            raise
+
+    def bear_removal(self, effort: Effort) -> None:
+        """Somebody removed a draft before it was published: wait before it is written again."""
+        effort.bear(TransientStoreError(f"temporary files in {TEMPORARY_FOLDER}/ are being removed"))
+
+    def discard(self, draft: str) -> None:
+        """Remove a draft now, or when the home answers again; never raises `StoreError`."""
+        try:
+            self._home.delete_tree(draft)
+        except TransientStoreError:
+            self.note_stray(draft)
+        except StoreError:
+            pass
+
+    def note_stray(self, draft: str) -> None:
+        """Remember a draft that came to nothing, for `discard_strays`."""
+        with self._lock:
+            self._strays.append(draft)
+
+    def discard_strays(self) -> None:
+        """The home answers: remove what was noted."""
+        if self._strays:  # nearly never
+            with self._lock:
+                strays, self._strays = self._strays, []
+            for each in strays:
+                self.discard(each)
+
+    def _lost_inside(self, effort: Effort, draft: str, path: str) -> bool:
+        """Whether an HttpFS has moved the folder `draft` into `path`, which lost it the race."""
+        inside = f"{path}/{draft.rpartition('/')[2]}"
+        if effort.until_answered(lambda: self._home.stat(inside)) is None:
+            return False
+        self.discard(inside)
+        return True
