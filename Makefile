@@ -3,12 +3,17 @@
 
 BIN := .venv/bin
 
-.PHONY: run test check setup hdfs clean help
+N := 10000
+FROM := 0
+
+.PHONY: run test check setup hdfs crash-points schedules clean help
 
 help:
 	@echo 'make run    prune a small network with four kinds of processes on this machine (3 minutes)'
 	@echo 'make test   lint, types and all tests, on a real HDFS too (15 minutes)'
 	@echo 'make check  lint and types only'
+	@echo 'make crash-points            kill each role at each of its store operations (2 minutes)'
+	@echo 'make schedules N=10000 FROM=0   whole runs under seeded faults (20 minutes)'
 	@echo 'make hdfs   start a real HDFS on this machine to play with'
 	@echo 'make clean  remove what the above have made'
 
@@ -23,6 +28,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+crash-points: setup
+	$(BIN)/python -m tests.simulation.crash_points
+
+schedules: setup
+	$(BIN)/python -m tests.simulation.schedules $(N) --from $(FROM)
 
 hdfs: setup
 	scripts/java.sh

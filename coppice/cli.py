@@ -51,6 +51,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Throw away the run that stands in the work folder and begin anew.")
 ]
+MasterFreshOption = Annotated[
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Throw away a finished run, or one of other settings, and begin anew. An unfinished run of "
+        "these settings is gone on with: a cluster may have started this command again.",
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option(min=0, help="Instead of the run file's seed.")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:0 or auto; default: evaluators.device of the run file.")
@@ -111,7 +119,7 @@ def master(
     run_file: RunFileArgument,
     work: WorkOption = None,
     seed: SeedOption = None,
-    fresh: FreshOption = False,
+    fresh: MasterFreshOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """main1: open a run, order its rounds, close it.

@@ -37,6 +37,9 @@ MAX_WORKERS = 30
 MAX_LINES = len(_SERIES)
 """Layers that get a line of their own; more are drawn as a map."""
 
+_FARTHEST = 1e15
+"""Numbers beyond are drawn there: what somebody has written into the folder may be beyond all axes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -64,6 +67,7 @@ def rounds_plot(
     `reference` is the dense network's accuracy, `allowed` the lowest that the constraint takes, `fixed_from`
     the first round in which masks no longer change.
     """
+    compression, accuracy = _drawable(compression), _drawable(accuracy)
     figure, (above, below) = _figure(4.6, rows=2, ratios=(3, 2))
     good = np.array(feasible, dtype=np.bool_)
     for axes, values, colour in ((above, compression, GREEN), (below, accuracy, BLUE)):
@@ -110,6 +114,10 @@ def rounds_plot(
     return _svg(figure, "rounds")
 
 
+def _drawable(values: Sequence[float]) -> list[float]:
+    return [min(max(value, -_FARTHEST), _FARTHEST) for value in values]
+
+
 def fitness_plot(searches: Sequence[Series]) -> str:
     """Every evaluation: feasible ones as points, infeasible as crosses, the best so far as a line."""
     figure, (axes,) = _figure(3.9)
@@ -118,7 +126,7 @@ def fitness_plot(searches: Sequence[Series]) -> str:
     first = 0
     borders: list[tuple[float, str]] = []
     for series in searches:
-        y = np.clip(series.fitness, 1e-9, None)
+        y = np.clip(series.fitness, 1e-9, _FARTHEST)
         x = np.arange(first, first + len(y), dtype=np.float64)
         good = y <= 1
         axes.plot(x[good], y[good], ".", color=BLUE, markersize=3.2, alpha=0.55, rasterized=flat)
@@ -157,7 +165,7 @@ def fitness_plot(searches: Sequence[Series]) -> str:
 
 def crates_plot(layers: Sequence[str], searches: Sequence[int], crates: Float64s) -> str:
     """The best crates of each search, float64 (searches, layers): a line a layer, or a map of many."""
-    x = np.array(searches, dtype=np.float64)
+    x, crates = np.array(searches, dtype=np.float64), np.clip(crates, -_FARTHEST, _FARTHEST)
     if len(layers) <= MAX_LINES:
         figure, (axes,) = _figure(2.9)
         for i, layer in enumerate(layers):

@@ -5,30 +5,27 @@ The page asks nothing of the network, and the same run gives the same bytes.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from coppice import report_page
 from coppice.pruning.contract import Float64s
+from coppice.roles import outer
 from coppice.roles.context import read_failure, read_record
 from coppice.roles.history import SearchHistory, read_histories
+from coppice.roles.result import RESULT, Result
 from coppice.roles.rounds import REPORT, checked, read_rounds
+from coppice.roles.searcher import read_progress
 from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Store
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
 from coppice.work.contents import Report, RunRecord, json_from_bytes, vector_from_bytes
 from coppice.work.errors import BadContent
-
-_MAX_JSON_BYTES = 1 << 26
-
-T = TypeVar("T")
+from coppice.work.limits import MAX_RESULT_BYTES, MAX_TEXT_BYTES, read_limited
 
 
 def write_report(store: Store) -> str:
@@ -60,32 +57,6 @@ class LayerFacts:
     def fraction(self) -> float:
         """Of its weights that remain."""
         return self.remaining / max(1, self.total)
-
-
-@dataclass(frozen=True, slots=True)
-class ResultLayer:
-    """One layer in result.json."""
-
-    name: str
-    shape: tuple[int, ...]
-    remaining: int
-    crate: float
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What the page takes from result.json."""
-
-    parameters_total: int
-    parameters_remaining: int
-    compression: float
-    weights_total: int
-    weights_remaining: int
-    layers: tuple[ResultLayer, ...]
-    reference_accuracy: float
-    pruned_accuracy: float
-    validation_accuracy: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +99,13 @@ def read_facts(store: Store) -> Facts:
     histories = read_histories(store)
     current = _search_under_way(store, done=len(histories))
     result = _result(store, record.run_id)
-    saved, state = _outer_checkpoint(store)
-    accuracy = store.read(names.ACCURACY)
+    seconds, state = _outer_checkpoint(store)
+    accuracy = read_limited(store, names.ACCURACY, MAX_TEXT_BYTES)
     if result is not None:
         total: int | None = result.parameters_total
     else:
-        total = round(rounds[-1].compression * rounds[-1].parameters_remaining) if rounds else None
+        last = rounds[-1] if rounds else None
+        total = round(min(1e15, last.compression * last.parameters_remaining)) if last else None
     return Facts(
         record=record,
         run=run,
@@ -147,25 +119,25 @@ def read_facts(store: Store) -> Facts:
         result=result,
         reference=None if accuracy is None else float(vector_from_bytes(accuracy, names.ACCURACY, 1)[0]),
         parameters_total=total,
-        seconds=saved.get("seconds") if result is None else result.seconds,
+        seconds=seconds if result is None else result.seconds,
     )
 
 
 def _result(store: Store, run_id: str) -> Result | None:
-    data = store.read(names.RESULT_JSON, _MAX_JSON_BYTES)
+    data = read_limited(store, names.RESULT_JSON, MAX_RESULT_BYTES)
     if data is None:
         return None
-    result = json_from_bytes(data, names.RESULT_JSON)
-    return checked(TypeAdapter(Result), result, names.RESULT_JSON) if result.get("run_id") == run_id else None
+    result = checked(RESULT, json_from_bytes(data, names.RESULT_JSON), names.RESULT_JSON)
+    return result if result.run_id == run_id else None
 
 
 def _search_under_way(store: Store, done: int) -> SearchHistory | None:
     """What the searcher has told of a search that is not over."""
     parts = Checkpoints(store, names.NCS, lambda line: None).load() or {}
     try:
-        search = int(json.loads(parts["progress.json"])["search"])
+        search = read_progress(parts).search
         data = parts["history.zip"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, BadContent):
         return None  # none yet, or of another version
     return SearchHistory.from_bytes(data, names.NCS, search) if search == done + 1 else None
 
@@ -173,13 +145,13 @@ def _search_under_way(store: Store, done: int) -> SearchHistory | None:
 # Layers
 
 
-def _outer_checkpoint(store: Store) -> tuple[dict[str, Any], bytes]:
-    """The outer loop's progress, and the network as it was saved."""
+def _outer_checkpoint(store: Store) -> tuple[float | None, bytes]:
+    """The outer loop's working seconds, and the network as it was saved."""
     parts = Checkpoints(store, names.OUTER, lambda line: None).load() or {}
     try:
-        return dict(json.loads(parts["progress.json"])), parts["pruner.safetensors"]
-    except (KeyError, TypeError, ValueError):
-        return {}, b""
+        return outer.read_progress(parts["progress.json"]).seconds, parts["pruner.safetensors"]
+    except (KeyError, BadContent):
+        return None, b""
 
 
 def _layers_so_far(state: bytes) -> list[LayerFacts]:
@@ -193,17 +165,20 @@ def _layers_so_far(state: bytes) -> list[LayerFacts]:
 
     try:
         (size,) = struct.unpack("<Q", state[:8])
-        info = json.loads(json.loads(state[8 : 8 + size])["__metadata__"]["coppice"])
+        header = json_from_bytes(state[8 : 8 + size], names.OUTER)
+        info = json_from_bytes(header["__metadata__"]["coppice"].encode(), names.OUTER)
         tensors = dict(safetensors.deserialize(state))  # type: ignore[no-untyped-call]
         counts = [int(n) for n in info["best"]["measure"]["layer_remaining"]]
-        crates: Float64s = np.array(info["best"]["crates"], dtype=np.float64)
+        crates: Float64s = np.array([float(crate) for crate in info["best"]["crates"]])
         layers = []
         for name, tensor in tensors.items():
             group, _, parameter = name.partition(".")
             if group == "best_mask" and tensor["dtype"] == "F32" and len(tensor["shape"]) > 1:
                 kept = int(np.count_nonzero(np.frombuffer(tensor["data"], dtype=np.float32)))
                 layers.append((parameter.removesuffix(".weight"), tuple(tensor["shape"]), kept))
-    except (safetensors.SafetensorError, struct.error, KeyError, TypeError, ValueError):
+    except (safetensors.SafetensorError, struct.error, LookupError, TypeError, ValueError, AttributeError):
+        return []
+    except BadContent:
         return []  # no checkpoint or nothing feasible yet, or one of another version
     kept_counts = sorted(kept for _, _, kept in layers)
     if kept_counts == sorted(set(counts)) and len(counts) == len(crates):

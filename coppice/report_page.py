@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from coppice import plots
+from coppice.show import times_smaller
 
 if TYPE_CHECKING:
     from coppice.report import Facts
@@ -214,7 +215,9 @@ def _fitness_figure(facts: Facts) -> str:
         if h.fitness
     ]
     best = min(float(each.fitness.min()) for each in series)
-    found = f"the best keeps {_percent(best)} ({1 / best:.1f}x)" if best <= 1 else "none is feasible yet"
+    found = "none is feasible yet"
+    if best <= 1:
+        found = f"the best keeps {_percent(best)} ({times_smaller(best)})"
     total = sum(len(each.fitness) for each in series)
     told = f"{_count(total, 'evaluation', 'evaluations')} in {_count(len(series), 'search', 'searches')}"
     missed = sum(int((each.fitness > 1).sum()) for each in series)

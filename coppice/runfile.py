@@ -6,7 +6,6 @@ A mistake is answered in one line with file, key and what was expected. Every ke
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +14,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from coppice.errors import CoppiceError
+from coppice.work.contents import json_from_bytes, json_to_bytes, unfit
+from coppice.work.errors import BadContent
+from coppice.work.limits import MAX_TEXT_BYTES
 
 
 class RunFileError(CoppiceError):
     """The run file cannot be used; the message names file, key and what was expected."""
+
+
+MAX_RUN_FILE_BYTES = 50_000
+"""Twenty times what a run file has; PyYAML needs seconds for more."""
+MOST = 10**9
+"""Of anything that is counted: numbers in the work folder's names have nine digits."""
 
 
 class _Section(BaseModel):
@@ -44,8 +52,8 @@ class ModelSection(_Section):
     def _plain(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         # They travel in run.json, where a date would become text and .nan nothing at all.
         try:
-            plain = json.loads(json.dumps(arguments, allow_nan=False)) == arguments
-        except (TypeError, ValueError, RecursionError):
+            plain = json_from_bytes(json_to_bytes(arguments), "") == arguments
+        except (TypeError, ValueError, RecursionError, BadContent):
             plain = False
         if not plain:
             raise ValueError("only text, finite numbers, true, false, null, and lists and mappings of them")
@@ -67,7 +75,7 @@ class DataSection(_Section):
 class TrainingSection(_Section):
     """How weights are fitted: SGD with momentum, cross entropy."""
 
-    batch: int = Field(default=64, ge=1)
+    batch: int = Field(default=64, ge=1, le=MOST)
     learning_rate: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -77,7 +85,7 @@ class TrainingSection(_Section):
 class ReferenceSection(TrainingSection):
     """The dense network that everything is compared with."""
 
-    iterations: int = Field(default=2000, ge=0)
+    iterations: int = Field(default=2000, ge=0, le=MOST)
     weights: str | None = None
     """A .safetensors file to start from; with iterations: 0 it is taken as it is."""
 
@@ -85,16 +93,16 @@ class ReferenceSection(TrainingSection):
 class RoundsSection(_Section):
     """The master's rounds."""
 
-    iterations: int = Field(default=500, ge=1)
+    iterations: int = Field(default=500, ge=1, le=MOST)
     """Iterations of one round (the number in new_itr.txt)."""
-    tmax: int = Field(default=5000, ge=1)
+    tmax: int = Field(default=5000, ge=1, le=MOST)
     """Iterations of surgery in all; the last round is shortened to end there."""
 
 
 class SurgerySection(TrainingSection):
     """Dynamic network surgery: training in which masks may also open again."""
 
-    prune_until: int = Field(default=3000, ge=0)
+    prune_until: int = Field(default=3000, ge=0, le=MOST)
     """Searches and mask changes end at this iteration; after it the kept weights are only trained."""
     gamma: float = Field(default=0.0001, ge=0)
     """Masks are updated with probability 1 / (1 + gamma * iteration)."""
@@ -105,7 +113,7 @@ class SearchSection(_Section):
 
     method: Literal["ncs", "cmaes", "random"] = "ncs"
     population: int = Field(default=10, ge=2, le=1000)
-    evaluations: int = Field(default=500, ge=1)
+    evaluations: int = Field(default=500, ge=1, le=MOST)
     """Solutions scored in one search."""
     sigma: float | None = Field(default=None, gt=0)
     """First step size; default (upper - lower) / population, as published."""
@@ -130,7 +138,7 @@ class ConstraintSection(_Section):
     """Accuracy that a search may give up right after its cut, since surgery repairs it afterwards. Where the
     last cut is not repaired yet, that is accuracy_drop is not kept, the next search may give up no more than
     accuracy_drop. Default: accuracy_drop."""
-    samples: int = Field(default=500, ge=1)
+    samples: int = Field(default=500, ge=1, le=MOST)
     """How many training samples are held out for it."""
 
 
@@ -141,7 +149,7 @@ class EvaluatorsSection(_Section):
     """How many `simulate` starts; elsewhere as many as you submit."""
     lease_s: float = Field(default=30.0, gt=0)
     """A claim whose holder did not beat for so long is taken back."""
-    tries: int = Field(default=5, ge=1)
+    tries: int = Field(default=5, ge=1, le=1000)
     """A solution that cost so many evaluators their life is set aside as infeasible."""
     device: str = "cpu"
     """cpu, cuda, cuda:0, or auto."""
@@ -200,19 +208,19 @@ def load_run_file(path: str | Path) -> RunFile:
     """
     try:
         with open(path, "rb") as file:
-            text = file.read(1_000_001)
+            text = file.read(MAX_RUN_FILE_BYTES + 1)
     except OSError as error:
         raise RunFileError(
             f"{path}: cannot be read ({error.strerror}); give the path of a run file"
         ) from error
-    if len(text) > 1_000_000:
-        raise RunFileError(f"{path}: larger than 1 MB; this is not a run file")
+    if len(text) > MAX_RUN_FILE_BYTES:
+        raise RunFileError(f"{path}: larger than {MAX_RUN_FILE_BYTES:,} bytes; this is not a run file")
     try:
         content = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except Exception as error:  # a YAMLError, or what PyYAML's own code stumbles over: !!int "", !!bool maybe
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        what = _printable(getattr(error, "problem", None) or "not readable as text")
+        what = _printable(getattr(error, "problem", None) or "not readable as text")[:200]
         raise RunFileError(f"{path}{line}: not valid YAML ({what})") from error
     if not isinstance(content, dict):
         raise RunFileError(
@@ -223,14 +231,21 @@ def load_run_file(path: str | Path) -> RunFile:
 
 def parse_run_file(content: dict[Any, Any], origin: str) -> RunFile:
     """Check the content of a run file that came from `origin` (a path, for the message)."""
+    problem = unfit(content, forbidden="\0")
+    if problem:
+        raise RunFileError(f"{origin}: holds {problem}")
     try:
-        return RunFile.model_validate(content)
+        run = RunFile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(part) for part in first["loc"]]
         key = _printable(".".join(place))[:120] or "the whole file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise RunFileError(f"{origin}: {key}: {_expected(first, place)}{more}") from error
+    # All roles read it from run.json, where every default stands beside it.
+    if len(json_to_bytes(run.model_dump(mode="json"))) > MAX_TEXT_BYTES // 2:
+        raise RunFileError(f"{origin}: too large for run.json, where the roles find it; give less")
+    return run
 
 
 def _printable(text: str) -> str:

@@ -134,12 +134,15 @@ def _expected(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"a list of {_expected(schema['items'])}"
     words = {"integer": "a whole number", "number": "a number", "string": "text", "object": "keys and values"}
-    limits = [
-        f"{text} {schema[key]:g}" if abs(schema[key]) < 1e6 else f"{text} 2^{schema[key].bit_length() - 1}"
-        for key, text in _LIMITS.items()
-        if key in schema
-    ]
+    limits = [f"{text} {_number(schema[key])}" for key, text in _LIMITS.items() if key in schema]
     return ", ".join([words[schema["type"]], *limits])
+
+
+def _number(value: float) -> str:
+    if abs(value) < 1e6:
+        return f"{value:g}"
+    number = int(value)
+    return f"{number:,}" if number & (number - 1) else f"2^{number.bit_length() - 1}"
 
 
 _LIMITS = {

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from coppice.store.doctor import Finding
 
 
+def plain(text: str, style: str = "") -> Text:
+    """Text from outside, as it is: no markup in it counts, and nothing that steers a terminal."""
+    return Text("".join(char if char.isprintable() else "?" for char in text), style=style)
+
+
+def times_smaller(fitness: float) -> str:
+    """What a feasible fitness means; one that was given by hand may be 0."""
+    return f"{1 / fitness:.1f}x" if fitness > 0 else "everything cut"
+
+
 def _age(seconds: float | None) -> str:
     if seconds is None:
         return ""
@@ -53,7 +63,7 @@ def status_rows(status: Status, rate: float | None = None) -> list[tuple[str, Re
         text = f"{status.search}, generation {generation} of {status.generations}"
         if status.search_fitness is not None:
             fitness = status.search_fitness
-            text += f", best {1 / fitness:.1f}x" if fitness <= 1 else ", nothing feasible yet"
+            text += f", best {times_smaller(fitness)}" if fitness <= 1 else ", nothing feasible yet"
         rows.append(("search", _bar(status.generation, status.generations, text)))
         rows.append(
             ("solutions", f"{status.waiting} waiting, {status.claimed} claimed, {status.scored} scored")
@@ -71,11 +81,11 @@ def status_rows(status: Status, rate: float | None = None) -> list[tuple[str, Re
     if status.aside:
         rows.append(("set aside", Text(f"{status.aside}, see {names.ASIDE}/", style="yellow")))
     if status.last_error:
-        rows.append(("last error", Text(status.last_error, style="yellow")))
+        rows.append(("last error", plain(status.last_error, style="yellow")))
     if status.foreign:
-        rows.append(("not ours", ", ".join(status.foreign[:5])))
+        rows.append(("not ours", plain(", ".join(status.foreign[:5]))))
     if status.reason:
-        rows.append(("failed", Text(status.reason, style="bold red")))
+        rows.append(("failed", plain(status.reason, style="bold red")))
     return rows
 
 
@@ -89,7 +99,7 @@ def _roles_table(roles: list[RoleStatus]) -> Table:
         host = role.host if role.container is None else f"{role.host} ({role.container})"
         scored = str(role.scored) if role.role == "evaluator" else ""
         beat = _age(role.beat_age_s)
-        table.add_row(role.role, host, str(role.pid), role.state, beat, scored, holds, style=style)
+        table.add_row(role.role, plain(host), str(role.pid), role.state, beat, scored, holds, style=style)
     return table
 
 
@@ -130,10 +140,9 @@ def result_table(result: dict[str, Any]) -> Table:
         total = 1
         for n in layer["shape"]:
             total *= n
-        fraction = layer["remaining"] / total
-        table.add_row(
-            layer["name"], f"{total:,}", f"{layer['remaining']:,}", f"{fraction:.2%}", f"{layer['crate']:.3f}"
-        )
+        fraction = layer["remaining"] / max(1, total)
+        kept, crate = f"{layer['remaining']:,}", f"{layer['crate']:.3f}"
+        table.add_row(plain(layer["name"]), f"{total:,}", kept, f"{fraction:.2%}", crate)
     return table
 
 

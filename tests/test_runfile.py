@@ -157,7 +157,7 @@ def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "run.yaml", "wb") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(RunFileError, match="larger than 1 MB; this is not a run file"):
+    with pytest.raises(RunFileError, match="larger than 50,000 bytes; this is not a run file"):
         load_run_file(tmp_path / "run.yaml")
 
 

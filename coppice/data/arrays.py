@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from coppice.data.dataset import Dataset, Float32s, Int64s
 from coppice.errors import CoppiceError
+from coppice.work.contents import array_from_file
+from coppice.work.errors import BadContent
 
 
 def load_arrays(train: str, test: str) -> Dataset:
@@ -54,11 +56,12 @@ def _pair(prefix: str) -> tuple[Float32s, Int64s]:
 
 def _read(path: Path) -> npt.NDArray[Any]:
     try:
-        array = np.load(path, allow_pickle=False)
+        return array_from_file(path, str(path))
     except OSError as error:
         raise CoppiceError(f"{path}: cannot be read ({error.strerror or 'not a .npy file'})") from error
-    except (ValueError, EOFError) as error:
-        raise CoppiceError(f"{path}: not a whole .npy file of plain numbers") from error
-    if not isinstance(array, np.ndarray):
-        raise CoppiceError(f"{path}: expected one array (.npy), found an archive (.npz)")
-    return array
+    except BadContent as error:
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":
+                message = f"{path}: expected one array (.npy), found an archive (.npz)"
+                raise CoppiceError(message) from error
+        raise

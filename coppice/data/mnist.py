@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import tempfile
 import zlib
@@ -134,7 +135,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     if len(content) < head or content[:4] != bytes((0, 0, 8, dimensions)):
         raise CoppiceError(f"{path}: not an idx file of bytes in {dimensions} dimensions")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
-    expected = head + int(np.prod(shape, dtype=np.float64))
-    if len(content) != expected:
+    expected = head + math.prod(shape)
+    if len(content) != expected or math.prod(max(1, size) for size in shape) > _LARGEST_FILE:
         raise CoppiceError(f"{path}: {len(content)} bytes, expected {expected}; fetch it again")
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)

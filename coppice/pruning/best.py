@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class Best:
         return {"measure": asdict(self.measure), "crates": self.crates.tolist()}
 
 
-def best_from(info: dict[str, Any], tensors: Tensors, masks: Tensors) -> Best:
+def best_from(info: Mapping[str, Any], tensors: Tensors, masks: Tensors) -> Best:
     """The other way."""
     fields = dict(info["measure"])
     fields["layer_remaining"] = tuple(fields["layer_remaining"])

@@ -51,7 +51,7 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
         raise CoppiceError(f"{_ORIGIN}: masks of {sorted(masks)}, the run prunes {sorted(wanted)}")
     for name, weight in wanted.items():
         mask = masks.setdefault(name, torch.ones_like(weight, dtype=torch.uint8))
-        if mask.shape != weight.shape or bool((mask > 1).any()):
+        if mask.dtype != torch.uint8 or mask.shape != weight.shape or bool((mask > 1).any()):
             raise CoppiceError(f"{_ORIGIN}: the mask of {name!r} does not fit its weight")
         masks[name] = mask.to(weight.dtype)
     return Published(masks, bool(info.get("repaired", True)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from coppice.errors import CoppiceError
 from coppice.pruning.best import best_from
@@ -18,6 +20,38 @@ if TYPE_CHECKING:
     from coppice.pruning.pruner import TorchPruner
 
 _VERSION = 1
+_Count = Annotated[int, Field(ge=0, lt=10**15)]
+
+
+class _Measure(TypedDict):
+    parameters_total: _Count
+    parameters_remaining: _Count
+    weights_total: _Count
+    weights_remaining: _Count
+    layer_remaining: list[_Count]
+    accuracy: float
+    feasible: bool
+
+
+class _BestInfo(TypedDict):
+    measure: _Measure
+    crates: list[float]
+
+
+class _Info(TypedDict):
+    """The numbers beside the tensors."""
+
+    iteration: _Count
+    reference_left: _Count
+    reference_accuracy: float | None
+    crates: list[float]
+    limits: list[float] | None
+    losses: _Count
+    repaired: bool
+    best: _BestInfo | None
+
+
+_INFO = TypeAdapter(_Info)
 
 
 def identity(run: RunFile) -> str:
@@ -82,10 +116,28 @@ def load_state(pruner: TorchPruner, content: bytes, device: torch.device) -> Non
             _same(group, groups[group], model_tensors(pruner.model))
     if "best_mask" in groups:
         _same("best_mask", groups["best_mask"], pruner.masks)
-    _fill(pruner, groups, info)
+    _same("mean_loss", groups.get("mean_loss", {}), {"": pruner.mean_loss})
+    _fill(pruner, groups, _checked(pruner, groups, info))
 
 
-def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, Any]) -> None:
+def _checked(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, object]) -> _Info:
+    try:
+        numbers = _INFO.validate_python(info)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise CoppiceError(f"checkpoint: {key} is not as it was saved; start the run with --fresh") from error
+    best, layers = numbers["best"], len(pruner.found)
+    listed = [numbers["crates"], numbers["crates"] if numbers["limits"] is None else numbers["limits"]]
+    if best is not None:
+        listed += [best["crates"], [*best["measure"]["layer_remaining"]]]
+    if any(len(each) != layers for each in listed):
+        raise CoppiceError(f"checkpoint: not of a network with {layers} layers; another network?")
+    if best is not None and not {"best", "best_mask"} <= groups.keys():
+        raise CoppiceError("checkpoint: the best network is missing in it; start the run with --fresh")
+    return numbers
+
+
+def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
     with torch.no_grad():
         for name, buffer in _buffers(pruner).items():
             buffer.copy_(groups["buffer"][name])

@@ -10,12 +10,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from coppice.errors import CoppiceError
+from coppice.work.contents import json_from_bytes
 
 Tensors = dict[str, torch.Tensor]
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+"""What is turned into one another."""
 _KEY = "coppice"
 # One key only: safetensors does not promise the order of several, and equal states must give equal bytes.
 
@@ -35,11 +37,11 @@ def unpack(content: bytes, origin: str) -> tuple[Tensors, dict[str, Any]]:
     try:
         tensors = safetensors.torch.load(content)
         (size,) = struct.unpack("<Q", content[:8])
-        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-        info = json.loads(metadata.get(_KEY, "{}"))
-        if not isinstance(info, dict):
-            raise ValueError("metadata is no object")
-    except (SafetensorError, ValueError, struct.error, AttributeError, KeyError) as error:
+        metadata = json_from_bytes(content[8 : 8 + size], origin).get("__metadata__", {})
+        info = json_from_bytes(metadata.get(_KEY, "{}").encode(), origin)
+    except CoppiceError:
+        raise
+    except Exception as error:  # safetensors and torch raise half a dozen types on damaged input
         raise CoppiceError(f"{origin}: not a whole safetensors file") from error
     return tensors, info
 
@@ -83,16 +85,23 @@ def fill_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], origin: st
                     f"{origin}: {names[0]!r} has shape {tuple(given.shape)}, the network needs "
                     f"{tuple(target.shape)}; check model.arguments"
                 )
-            if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+            if given.dtype != target.dtype and {given.dtype, target.dtype} - _FLOATS:
+                raise CoppiceError(
+                    f"{origin}: {names[0]!r} is {given.dtype}, the network needs {target.dtype}"
+                )
+            values = given.to(target.dtype)  # where a float64 may become infinite
+            if values.is_floating_point() and not bool(torch.isfinite(values).all()):
                 raise CoppiceError(f"{origin}: {names[0]!r} holds NaN or infinite numbers")
-            target.copy_(given)
+            target.copy_(values)
 
 
 def load_weights_file(model: nn.Module, path: str) -> None:
     """Fill the network from a user's .safetensors file."""
     try:
         content = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise CoppiceError(f"reference.weights: {path} cannot be read ({error.strerror})") from error
+    except (OSError, RuntimeError) as error:  # ~somebody, who has no home
+        raise CoppiceError(
+            f"reference.weights: {path} cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     tensors, _ = unpack(content, f"reference.weights: {path}")
     fill_model(model, tensors, f"reference.weights: {path}")

@@ -17,13 +17,17 @@ from coppice.clock import Clock, SystemClock
 from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Entry, Store, StoreError, open_store
 from coppice.work import names
-from coppice.work.contents import MAX_TEXT_BYTES, RunRecord
+from coppice.work.contents import RunRecord
 from coppice.work.errors import BadContent, RunFailed, RunRefused
+from coppice.work.limits import MAX_TEXT_BYTES, read_limited
 from coppice.work.presence import Identity, Presence, take_office
 from coppice.work.waiting import Backoff
 
 LOOK_AGAIN_S = 10.0
 """A role that starts and finds a finished run waits so long for a new one to be opened in its place."""
+
+_MAX_REASON = 1000
+"""Letters of why a run failed."""
 
 
 class Stopped(Exception):
@@ -141,14 +145,14 @@ class Board:
         self._run = run
         self._watch_state = watch_state
         self._listing: dict[str, Entry] = {}
-        self._read: dict[str, tuple[Entry, bytes | None]] = {}
+        self._read: dict[str, tuple[Entry, bytes | BadContent | None]] = {}
         self._complained: set[tuple[str, int]] = set()
 
     def look(self) -> list[Entry]:
         """List the top of the work folder.
 
         Raises, if another role has ended the run meanwhile: `RunOver`, `RunFailed`; if somebody removed or
-        replaced it: `RunRefused`.
+        replaced it: `RunRefused`; if somebody damaged run.json: `BadContent`.
         """
         entries = self._context.store.list()
         self._listing = {entry.name: entry for entry in entries}
@@ -160,7 +164,7 @@ class Board:
             return
         if names.RUN not in self._listing:
             # One look is not enough: a home that replaces in two steps shows a moment without the file.
-            data = self._context.store.read(names.RUN, MAX_TEXT_BYTES)
+            data: bytes | BadContent | None = read_limited(self._context.store, names.RUN, MAX_TEXT_BYTES)
             if data is None and self._context.store.stat(names.RUN) is None:
                 raise RunRefused(
                     f"{self._context.store.url}: the run's files have been removed; start the master again"
@@ -169,6 +173,8 @@ class Board:
         before = self._read.get(names.RUN)
         data = self._content(names.RUN)
         if data is not None and (before is None or before[0] != self._listing[names.RUN]):
+            if isinstance(data, BadContent):
+                raise data
             record = RunRecord.from_bytes(data, names.RUN)
             if record.run_id != self._run:
                 raise RunRefused(
@@ -186,6 +192,11 @@ class Board:
         """Whether the last `look` saw such a file."""
         return name in self._listing
 
+    def size(self, name: str) -> int | None:
+        """How many bytes the last `look` saw in a file; None where it saw none."""
+        entry = self._listing.get(name)
+        return None if entry is None else entry.size
+
     def sees(self, name: str) -> bool:
         """Whether there is such a file, looking again where the last `look` saw none."""
         if not self.has(name):
@@ -196,13 +207,19 @@ class Board:
         """All names that the last `look` saw."""
         return list(self._listing)
 
-    def _content(self, name: str) -> bytes | None:
+    def _content(self, name: str) -> bytes | BadContent | None:
+        """What a file holds, or why it cannot be read."""
         entry = self._listing.get(name)
         if entry is None:
             return None
         cached = self._read.get(name)
         if cached is None or cached[0] != entry:
-            cached = (entry, self._context.store.read(name, MAX_TEXT_BYTES))
+            content: bytes | BadContent | None
+            try:
+                content = read_limited(self._context.store, name, MAX_TEXT_BYTES)
+            except BadContent as error:
+                content = error
+            cached = (entry, content)
             self._read[name] = cached
         return cached[1]
 
@@ -213,6 +230,8 @@ class Board:
         if data is None:
             return None
         try:
+            if isinstance(data, BadContent):
+                raise data
             content = kind.from_bytes(data, name)
         except BadContent as error:
             mark = (name, self._listing[name].mtime_ms)
@@ -239,9 +258,12 @@ class Board:
 
 
 def read_failure(store: Store) -> str | None:
-    """The first line of failed.txt."""
-    data = store.read(names.FAILED, MAX_TEXT_BYTES)
-    return None if data is None else data.decode("utf-8", "replace").strip().split("\n")[0]
+    """The first line of failed.txt; it goes into run.json, so it must not fill that."""
+    try:
+        data = read_limited(store, names.FAILED, MAX_TEXT_BYTES)
+    except BadContent as error:
+        return str(error)
+    return None if data is None else data.decode("utf-8", "replace").strip().split("\n")[0][:_MAX_REASON]
 
 
 def declare_failure(store: Store, role: str, reason: str) -> None:
@@ -251,7 +273,7 @@ def declare_failure(store: Store, role: str, reason: str) -> None:
 
 def read_record(store: Store) -> RunRecord | None:
     """run.json, or None. Raises `BadContent` if it is damaged."""
-    data = store.read(names.RUN, MAX_TEXT_BYTES)
+    data = read_limited(store, names.RUN, MAX_TEXT_BYTES)
     return None if data is None else RunRecord.from_bytes(data, f"{store.url}/{names.RUN}")
 
 

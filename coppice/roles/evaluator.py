@@ -28,6 +28,7 @@ from coppice.work.generation import (
     read_solutions,
     return_failed,
 )
+from coppice.work.limits import MAX_SAMPLES_BYTES, MAX_WEIGHTS_BYTES, read_limited, read_many_limited
 from coppice.work.names import GenerationId
 from coppice.work.presence import (
     LeaseWatch,
@@ -236,7 +237,7 @@ class _Evaluator:
         """The scorer for the weights of one search; None: those weights are not there (any more)."""
         if self.scorer is None or self.scorer_search != search:
             name = names.weights(search)
-            weights = self.store.read(name)
+            weights = read_limited(self.store, name, MAX_WEIGHTS_BYTES)
             samples = self.samples or self._read_samples()
             if weights is None or samples is None:
                 return None
@@ -249,14 +250,21 @@ class _Evaluator:
 
     def _read_samples(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], float] | None:
         files = (names.DATA, names.LABELS, names.ACCURACY)
-        data, labels, accuracy = self.store.read_many(files)
+        data, labels, accuracy = read_many_limited(self.store, files, MAX_SAMPLES_BYTES)
         if data is None or labels is None or accuracy is None:
             return None
         x = array_from_bytes(data, names.DATA)
         y = array_from_bytes(labels, names.LABELS)
-        if len(x) != len(y):
-            raise BadContent(f"{names.LABELS}: {len(y)} labels for {len(x)} samples")
-        return x, y, float(vector_from_bytes(accuracy, names.ACCURACY, 1)[0])
+        if x.dtype != np.float32 or x.ndim < 2 or x.size == 0:
+            raise BadContent(f"{names.DATA}: expected float32 samples, found {x.dtype} of shape {x.shape}")
+        if y.dtype != np.int64 or y.shape != (len(x),):
+            raise BadContent(
+                f"{names.LABELS}: expected {len(x)} int64 labels, found {y.dtype} of shape {y.shape}"
+            )
+        reference = float(vector_from_bytes(accuracy, names.ACCURACY, 1)[0])
+        if not 0 <= reference <= 1:
+            raise BadContent(f"{names.ACCURACY}: expected an accuracy from 0 to 1, found {reference}")
+        return x, y, reference
 
     # Other evaluators' claims
 

@@ -13,6 +13,7 @@ from coppice.store import Store
 from coppice.work import names
 from coppice.work.contents import array_from_bytes, array_to_bytes, bundle_from_bytes, bundle_to_bytes
 from coppice.work.errors import BadContent
+from coppice.work.limits import MAX_HISTORY_BYTES, read_limited
 
 
 @dataclass(slots=True)
@@ -66,12 +67,17 @@ class SearchHistory:
             solutions = array_from_bytes(parts["solutions.npy"], name)
             fitness = array_from_bytes(parts["fitness.npy"], name)
             accuracy = array_from_bytes(parts["accuracy.npy"], name)
-            workers = parts["workers.txt"].decode("utf-8", "replace").split("\n") if len(fitness) else []
+            workers = parts["workers.txt"].decode("utf-8", "replace").split("\n") if fitness.size else []
         except KeyError as error:
             raise BadContent(f"{name}: {error} is missing in it") from error
-        lengths = {len(generation), len(solutions), len(fitness), len(accuracy), len(workers)}
-        if len(lengths) != 1 or solutions.ndim != 2:
+        columns = ((generation, np.int64, 1), (solutions, np.float64, 2), (fitness, np.float64, 1))
+        for column, dtype, axes in (*columns, (accuracy, np.float64, 1)):
+            if column.dtype != dtype or column.ndim != axes:
+                raise BadContent(f"{name}: holds {column.dtype} of shape {column.shape}, not a search's")
+        if len({len(generation), len(solutions), len(fitness), len(accuracy), len(workers)}) != 1:
             raise BadContent(f"{name}: its columns differ in length")
+        if not (np.isfinite(solutions).all() and np.isfinite(fitness).all()):
+            raise BadContent(f"{name}: holds NaN or infinity")
         return cls(
             search=search,
             layers=solutions.shape[1],
@@ -88,7 +94,7 @@ def read_histories(store: Store) -> list[SearchHistory]:
     histories: list[SearchHistory] = []
     while True:
         path = names.history(len(histories) + 1)
-        data = store.read(path)
+        data = read_limited(store, path, MAX_HISTORY_BYTES)
         if data is None:
             return histories
         histories.append(SearchHistory.from_bytes(data, path, len(histories) + 1))

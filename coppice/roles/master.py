@@ -5,16 +5,19 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from coppice import __version__
 from coppice.roles.context import Board, Context, Ticker, in_office, read_failure, read_record
-from coppice.roles.rounds import keep_round, read_rounds
+from coppice.roles.result import RESULT
+from coppice.roles.rounds import checked, keep_round, read_rounds
 from coppice.runfile import RunFile
 from coppice.store import TEMPORARY_FOLDER, Store
 from coppice.work import names
 from coppice.work.contents import NewItr, Report, RunRecord, json_from_bytes
 from coppice.work.errors import BadContent, RunFailed, RunRefused
+from coppice.work.limits import MAX_RESULT_BYTES, read_limited
 from coppice.work.presence import (
     OFFICE_LEASE_S,
     LeaseWatch,
@@ -23,7 +26,6 @@ from coppice.work.presence import (
     role_files,
 )
 
-_MAX_RESULT_BYTES = 1 << 26
 _IRRELEVANT = ("work", "evaluators")
 """What may change between two starts of the same run: none of it can change the result."""
 
@@ -90,6 +92,7 @@ def _to_throw_away(context: Context, run: RunFile) -> str | None:
     Raises `RunRefused` where a run lives.
     """
     store = context.store
+    doomed = _run_id(store)  # first of all: what is opened from here on is not what --fresh was said about
     unfinished = _unfinished(store, run)
     if unfinished is not None:
         context.say(
@@ -100,7 +103,7 @@ def _to_throw_away(context: Context, run: RunFile) -> str | None:
     if store.stat(names.RUN) is None:
         _check_same(store, run)  # nothing of anybody else's is there either
     _refuse_the_living(context)
-    return _run_id(store)
+    return doomed
 
 
 def _throw_away(context: Context, run: RunFile, doomed: str, tick: Ticker) -> None:
@@ -247,7 +250,7 @@ def clear(store: Store, still_mine: Callable[[], None] | None = None) -> list[st
         if not names.is_own(entry.name):
             left.append(entry.name)
         elif entry.name == names.ROLES and still_mine is not None:
-            store.delete_many([file.path for file in role_files(store) if file.ended])
+            store.delete_many([f.path for f in role_files(store) if f.ended and f.worker is not None])
         elif entry.is_folder:
             store.delete_tree(entry.name)
         elif entry.name != names.RUN:
@@ -279,6 +282,9 @@ def _rounds(context: Context, record: RunRecord, run: RunFile, tick: Ticker) -> 
         while True:
             tick()
             board.look()
+            if not board.has(names.RUN):
+                # Somebody removed it, or a request to remove the run before this one came very late.
+                store.create(names.RUN, record.to_bytes(), durable=True)
             board.ensure(names.NEW_ITR, order)
             reason = read_failure(store) if board.has(names.FAILED) else None
             if reason is not None:
@@ -308,8 +314,11 @@ def read_result(store: Store) -> dict[str, Any]:
 
 
 def _stored_result(store: Store) -> dict[str, Any] | None:
-    data = store.read(names.RESULT_JSON, _MAX_RESULT_BYTES)
-    return None if data is None else json_from_bytes(data, names.RESULT_JSON)
+    data = read_limited(store, names.RESULT_JSON, MAX_RESULT_BYTES)
+    if data is None:
+        return None
+    result = json_from_bytes(data, names.RESULT_JSON)
+    return {**result, **asdict(checked(RESULT, result, names.RESULT_JSON))}
 
 
 def _close(context: Context, record: RunRecord, tick: Ticker) -> None:

@@ -10,26 +10,30 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from coppice.errors import CoppiceError
 from coppice.pruning.contract import Float64s, Measure, Pruner
 from coppice.roles.context import Board, Context, Ticker, declare_failure, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
 from coppice.roles.result import write_result
+from coppice.roles.rounds import REPORT, Count, checked
 from coppice.runfile import RunFile
-from coppice.store import StoreError
+from coppice.store import StoreError, TooLarge
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
 from coppice.work.contents import (
-    MAX_SOLUTION_BYTES,
     NcsOver,
     NcsStart,
     NewItr,
     Report,
     array_to_bytes,
+    json_from_bytes,
     vector_from_bytes,
 )
 from coppice.work.errors import BadContent, RunFailed, RunRefused, Superseded
+from coppice.work.limits import MAX_HISTORY_BYTES, MAX_SOLUTION_BYTES, read_limited
 from coppice.work.waiting import Every
 
 CHUNK = 50
@@ -44,16 +48,27 @@ MakePruner = Callable[[RunFile], Pruner]
 class Progress:
     """Where the outer loop stands, kept with the network in one checkpoint."""
 
-    round: int = 0
+    round: Count = 0
     """Rounds reported."""
-    searches: int = 0
+    searches: Count = 0
     """Searches whose crates have been applied."""
-    until: int | None = None
+    until: Count | None = None
     """Inside a round, once its search is applied: the iteration at which it ends."""
     report: dict[str, Any] | None = None
     """The last report, to be written again should it be missing."""
     seconds: float = 0.0
     """This role's working time, over all its starts, up to the last checkpoint."""
+
+
+_PROGRESS = TypeAdapter(Progress)
+
+
+def read_progress(data: bytes) -> Progress:
+    """progress.json of a checkpoint. Raises `BadContent`."""
+    progress = checked(_PROGRESS, json_from_bytes(data, names.OUTER), names.OUTER)
+    if progress.report is not None:
+        checked(REPORT, {"run": "", **progress.report}, names.OUTER)
+    return progress
 
 
 def outer(context: Context, make_pruner: MakePruner) -> None:
@@ -80,6 +95,8 @@ class _Outer:
         self.board = Board(context, run_id)
         self.checkpoints = Checkpoints(context.store, names.OUTER, context.say)
         self.progress = Progress()
+        self.sizes: dict[str, int] = {}
+        """What evaluators judge by, name to bytes, as it was published."""
         self.save_now = Every(context.clock, CHECKPOINT_S)
         self.clock_at = context.clock.monotonic()
 
@@ -102,7 +119,7 @@ class _Outer:
         if parts is None:
             return
         try:
-            self.progress = Progress(**json.loads(parts["progress.json"]))
+            self.progress = read_progress(parts["progress.json"])
             self.pruner.restore(parts["pruner.safetensors"])
         except (KeyError, TypeError, ValueError) as error:
             raise BadContent(
@@ -136,12 +153,34 @@ class _Outer:
         self.context.say(f"reference accuracy {self.pruner.reference_accuracy:.4f} on the held-out samples")
 
     def publish_samples(self) -> None:
+        for name, array in self.samples().items():
+            self.publish(name, array_to_bytes(array))
+
+    def samples(self) -> dict[str, npt.NDArray[Any]]:
         x, y = self.pruner.samples()
-        accuracy = np.array([self.pruner.reference_accuracy])
-        self.store.create_many(
-            (name, array_to_bytes(array))
-            for name, array in ((names.DATA, x), (names.LABELS, y), (names.ACCURACY, accuracy))
-        )
+        return {names.DATA: x, names.LABELS: y, names.ACCURACY: np.array([self.pruner.reference_accuracy])}
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Publish what evaluators judge by, unless the very same stands there from before a restart."""
+        self.sizes[name] = len(data)
+        if not self.store.create(name, data) and self._read(name, len(data)) != data:
+            self.store.replace(name, data)
+
+    def _read(self, name: str, most: int) -> bytes | None:
+        try:
+            return self.store.read(name, most)
+        except TooLarge:
+            return None
+
+    def keep_reference(self, weights: str) -> None:
+        """Publish again what somebody removed or damaged of that, as of the last look."""
+        for name, size in self.sizes.items():
+            if self.board.size(name) != size:
+                self.context.say(f"{name} is damaged or gone; publishing it again")
+                if name == weights:
+                    self.store.replace(name, self.pruner.weights())
+                else:
+                    self.store.replace(name, array_to_bytes(self.samples()[name]))
 
     # Rounds
 
@@ -217,7 +256,8 @@ class _Outer:
         order = NcsStart(
             self.run_id, number, tuple(float(c) for c in start), tuple(bool(s) for s in searched)
         )
-        self.store.create(names.weights(number), self.pruner.weights())
+        self.sizes.pop(names.weights(number - 1), None)
+        self.publish(names.weights(number), self.pruner.weights())
         self._drop_weights(before=number)
         crates, fitness = self._found_before(number, len(start)) or self._wait_for_crates(order, len(start))
         self.pruner.apply(crates, fitness)
@@ -228,7 +268,7 @@ class _Outer:
     def _found_before(self, number: int, layers: int) -> tuple[Float64s, float] | None:
         """What a search found that is over already; None for a search yet to be made."""
         path = names.history(number)
-        data = self.store.read(path)
+        data = read_limited(self.store, path, MAX_HISTORY_BYTES)
         if data is None:
             return None
         found = SearchHistory.from_bytes(data, path, number).best()
@@ -242,13 +282,20 @@ class _Outer:
             self.tick()
             self.board.look()
             self.board.ensure(names.NCS_START, order)
+            self.keep_reference(names.weights(order.search))
             over = self.board.get(names.NCS_OVER, NcsOver)
             if over is not None and over.search == order.search:
-                data = self.store.read(names.CRATES, MAX_SOLUTION_BYTES)
+                data = self._read_crates()
                 # The searcher writes both files again while they do not fit together.
                 if data is not None and hashlib.sha256(data).hexdigest() == over.crates_sha256:
                     return vector_from_bytes(data, names.CRATES, layers), over.fitness
             backoff.pause()
+
+    def _read_crates(self) -> bytes | None:
+        try:
+            return read_limited(self.store, names.CRATES, MAX_SOLUTION_BYTES)
+        except BadContent:
+            return None
 
     def _drop_weights(self, before: int) -> None:
         found = [(e.name, names.parse_weights(e.name)) for e in self.store.list()]

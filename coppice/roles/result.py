@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from coppice.pruning.contract import Layer, Outcome
 from coppice.roles.history import history_csv, read_histories
-from coppice.roles.rounds import read_rounds
+from coppice.roles.rounds import Count, read_rounds
 from coppice.runfile import RunFile
 from coppice.store import Store
 from coppice.work import names
 from coppice.work.contents import array_to_bytes, json_to_bytes
+
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+"""How much, in a file that somebody may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLayer:
+    """One layer in result.json."""
+
+    name: str
+    shape: tuple[Count, ...]
+    remaining: Count
+    crate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What others take from result.json."""
+
+    run_id: str
+    name: str
+    parameters_total: Count
+    parameters_remaining: Count
+    compression: Amount
+    weights_total: Count
+    weights_remaining: Count
+    layers: tuple[ResultLayer, ...]
+    reference_accuracy: Amount
+    pruned_accuracy: Amount
+    validation_accuracy: Amount
+    searches: Count
+    evaluations: Count
+    evaluators: Count
+    seconds: Amount
+
+
+RESULT = TypeAdapter(Result)
 
 
 def write_result(

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from coppice.roles.context import Board, Context, Ticker, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
+from coppice.roles.rounds import Count, checked
 from coppice.roles.views import Views
 from coppice.runfile import RunFile
 from coppice.search import Optimizer, make_optimizer
@@ -26,12 +28,13 @@ from coppice.work.contents import (
     array_to_bytes,
     bundle_from_bytes,
     bundle_to_bytes,
+    json_from_bytes,
 )
 from coppice.work.errors import BadContent
 from coppice.work.generation import (
-    MAX_GENERATION_BYTES,
     Tokens,
     generations,
+    holds,
     look_at,
     prepare,
     publish,
@@ -59,15 +62,18 @@ last one, which stay in the folder until the next, are told again."""
 class Progress:
     """Where the search stands; kept with the optimiser in one checkpoint, and read by `coppice status`."""
 
-    search: int
-    budget: int
+    search: Count
+    budget: Count
     """Evaluations this search will make."""
-    generation: int = 0
+    generation: Count = 0
     """Generations told."""
-    evaluations: int = 0
+    evaluations: Count = 0
     fitness: float | None = None
     """The best told so far."""
     over: bool = False
+
+
+_PROGRESS = TypeAdapter(Progress)
 
 
 def ncs(context: Context) -> None:
@@ -106,7 +112,7 @@ class _Searcher:
         parts = self.checkpoints.load()
         # The last search that is done: its result stands in the folder until a new search is ordered.
         finished: _Finished | None = None
-        if parts is not None and _progress(parts).over:
+        if parts is not None and read_progress(parts).over:
             finished = self._finish(parts)
         backoff = self.context.backoff()
         while True:
@@ -145,10 +151,10 @@ class _Searcher:
         )
         progress = Progress(order.search, self.run.search.evaluations)
         history = SearchHistory(order.search, len(start))
-        if parts is not None and _progress(parts).search == order.search:
-            progress = _progress(parts)
-            optimizer.restore(_arrays(parts["optimizer.zip"]))
-            history = SearchHistory.from_bytes(parts["history.zip"], names.NCS, order.search)
+        if parts is not None and read_progress(parts).search == order.search:
+            progress = read_progress(parts)
+            optimizer.restore(_arrays(_part(parts, "optimizer.zip")))
+            history = SearchHistory.from_bytes(_part(parts, "history.zip"), names.NCS, order.search)
             self.context.say(f"search {order.search} goes on after generation {progress.generation}")
         else:
             self.context.say(f"search {order.search}: {progress.budget} evaluations")
@@ -189,17 +195,18 @@ class _Searcher:
 
     def _finish(self, parts: dict[str, bytes]) -> _Finished:
         """Keep the history of a finished search, and say what its sentinels must hold."""
-        progress = _progress(parts)
-        self.store.create(names.history(progress.search), parts["history.zip"], durable=True)
+        progress = read_progress(parts)
+        crates = _part(parts, "crates.npy")
+        self.store.create(names.history(progress.search), _part(parts, "history.zip"), durable=True)
         over = NcsOver(
             run=self.run_id,
             search=progress.search,
             evaluations=progress.evaluations,
             generations=progress.generation,
             fitness=SET_ASIDE_FITNESS if progress.fitness is None else progress.fitness,
-            crates_sha256=hashlib.sha256(parts["crates.npy"]).hexdigest(),
+            crates_sha256=hashlib.sha256(crates).hexdigest(),
         )
-        return _Finished(over, parts["crates.npy"])
+        return _Finished(over, crates)
 
     def _prepare(self, population: int) -> None:
         if self.prepared is not None and self.prepared[0] == population:
@@ -220,8 +227,8 @@ class _Searcher:
 
     def _find(self, generation: GenerationId, solutions: Float64s) -> None:
         """Go on with a generation that was published before a restart, and may be scored in part."""
-        there = self.store.read(generation.solutions_file, MAX_GENERATION_BYTES)
-        if there is not None and there != array_to_bytes(solutions):
+        there = self.store.stat(generation.solutions_file) is not None
+        if there and not holds(self.store, generation, array_to_bytes(solutions)):
             # The same seed gives the same solutions on the same kind of machine; but whatever happened, what
             # was scored there answers other questions.
             self.context.say(f"{generation.folder}: holds other solutions than this search; published anew")
@@ -271,6 +278,9 @@ class _Searcher:
         for each in generations(self.store):
             if each.run == self.run_id and each > generation:
                 self.store.delete_tree(each.folder)
+        # Fit files of ours that are left say less than the score did that is gone.
+        gone = [index for index in range(len(solutions)) if index not in look_at(self.store, generation)]
+        self.store.delete_many([generation.solution(index).fit_file for index in gone])
         done = repair(self.store, generation, solutions)
         if done:
             self.context.say(f"generation {generation.number}: {'; '.join(done)}")
@@ -309,11 +319,15 @@ class _Searcher:
         self.store.delete_many([name for name, id_ in found if id_ is not None and old(id_)])
 
 
-def _progress(parts: dict[str, bytes]) -> Progress:
-    try:
-        return Progress(**json.loads(parts["progress.json"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadContent(f"{names.NCS}: the checkpoint is of another version of Coppice ({error})") from error
+def _part(parts: dict[str, bytes], name: str) -> bytes:
+    if name not in parts:
+        raise BadContent(f"{names.NCS}: the checkpoint is of another version of Coppice ({name} is missing)")
+    return parts[name]
+
+
+def read_progress(parts: dict[str, bytes]) -> Progress:
+    """From the parts of a checkpoint. Raises `BadContent`."""
+    return checked(_PROGRESS, json_from_bytes(_part(parts, "progress.json"), names.NCS), names.NCS)
 
 
 def _arrays(data: bytes) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -11,13 +10,15 @@ from typing import Any
 from coppice.roles.context import read_failure, read_record
 from coppice.roles.history import SearchHistory
 from coppice.roles.rounds import read_rounds
+from coppice.roles.searcher import read_progress
 from coppice.runfile import parse_run_file
-from coppice.store import Store
+from coppice.store import Store, StoreError
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
-from coppice.work.contents import MAX_TEXT_BYTES, NcsStart, NewItr
+from coppice.work.contents import NcsStart, NewItr
 from coppice.work.errors import BadContent
 from coppice.work.generation import Tokens, look_at, newest_generation
+from coppice.work.limits import MAX_TEXT_BYTES, read_limited
 from coppice.work.names import GenerationId
 from coppice.work.presence import gone_from_this_machine, read_role_file, role_files
 
@@ -152,8 +153,8 @@ def read_status(store: Store) -> Status:
 
 
 def _sentinel(store: Store, name: str, kind: Any) -> Any:
-    data = store.read(name, MAX_TEXT_BYTES)
     try:
+        data = read_limited(store, name, MAX_TEXT_BYTES)
         return None if data is None else kind.from_bytes(data, name)
     except BadContent:
         return None
@@ -163,9 +164,9 @@ def _search_progress(store: Store) -> tuple[dict[str, Any], Counter[str]]:
     """The searcher's own account, and how many solutions each worker has scored in this search."""
     parts = Checkpoints(store, names.NCS, lambda line: None).load()
     try:
-        progress = dict(json.loads(parts["progress.json"])) if parts else {}
+        progress = asdict(read_progress(parts)) if parts else {}
         workers = SearchHistory.from_bytes(parts["history.zip"], names.NCS, 0).workers if parts else []
-    except (KeyError, TypeError, ValueError, BadContent):
+    except (KeyError, BadContent):
         return {}, Counter()
     return progress, Counter(workers)
 
@@ -174,8 +175,14 @@ def _last_note(store: Store, aside: list[str]) -> str | None:
     notes = [name for name in aside if name.endswith(".txt")]
     if not notes:
         return None
-    data = store.read(f"{names.ASIDE}/{notes[-1]}", MAX_TEXT_BYTES)
-    return f"{notes[-1]}: {data.decode('utf-8', 'replace').strip().splitlines()[-1]}" if data else None
+    try:
+        data = read_limited(store, f"{names.ASIDE}/{notes[-1]}", MAX_TEXT_BYTES)
+    except StoreError as error:  # somebody's own, such as a folder: to say what it is will do
+        return f"{notes[-1]}: {error}"
+    except BadContent as error:
+        return str(error)
+    lines = data.decode("utf-8", "replace").strip().splitlines() if data else []
+    return f"{notes[-1]}: {lines[-1]}" if lines else None
 
 
 def _roles(

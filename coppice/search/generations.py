@@ -174,7 +174,7 @@ class GenerationalOptimizer(Optimizer):
         self._check_settings(take(state, "settings", np.uint8, (None,)))
         generation = int(take(state, "generation", np.int64, ()))
         evaluations = int(take(state, "evaluations", np.int64, ()))
-        if generation < 0 or evaluations != min(generation * self._population, self._budget):
+        if evaluations < 0 or generation != -(-evaluations // self._population) or evaluations > self._budget:
             raise CoppiceError(
                 f"search state: {evaluations} evaluations in {generation} generations cannot be; start afresh"
             )
@@ -204,7 +204,7 @@ class GenerationalOptimizer(Optimizer):
     def _check_settings(self, encoded: np.ndarray[Any, Any]) -> None:
         try:
             theirs = json.loads(encoded.tobytes().decode())
-        except ValueError as error:  # not UTF-8, or not JSON
+        except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON, or all brackets
             raise CoppiceError("search state: its settings cannot be read; start afresh") from error
         ours = self._settings()
         if theirs == ours:

@@ -7,9 +7,10 @@ import re
 import secrets
 import socket
 import threading
+from collections.abc import Mapping
 
 from coppice.store.effort import Effort
-from coppice.store.errors import PermanentStoreError, StoreError, TransientStoreError
+from coppice.store.errors import PermanentStoreError, StoreError, TooLarge, TransientStoreError
 from coppice.store.home import Home
 from coppice.store.paths import parent_of
 
@@ -55,11 +56,19 @@ class Drafts:
                 self.discard_strays()
                 return name
 
-    def publish(self, effort: Effort, draft: str, path: str, is_folder: bool = False) -> bool | None:
+    def publish(
+        self, effort: Effort, draft: str, path: str, telling: Mapping[str, bytes], is_folder: bool = False
+    ) -> bool | None:
         """Rename `draft` to `path`, never overwriting; makes the parent folder on demand.
 
         False: `path` is taken, and `draft` discarded. None: somebody removed `draft` before it was published;
-        bear that, and write it again. After a lost reply: our draft gone means it was us.
+        bear that, and write it again. After a lost reply: our draft gone and `path` there means it was us.
+        With neither there, somebody has removed the draft, or moved `path` on already: to write again what
+        was moved on makes it exist twice, not to write what was removed would lose it.
+
+        The same after a refusal, for what stands between us and the home (a portal, a load balancer) may have
+        sent our request twice and shown us the second answer only: our draft gone, and the files of `telling`
+        (path to content; empty ones tell nothing) there means it was us.
         """
         look, in_doubt, turn = self._home.stat, False, 0
         try:
@@ -72,11 +81,12 @@ class Drafts:
                     in_doubt = True
                     effort.bear(error)
                     continue  # renaming again is the cheapest look: if it had happened, it now says False
-                if (in_doubt or turn > 1) and effort.until_answered(lambda: look(draft)) is None:
-                    if not in_doubt:
-                        return None
-                    return not (is_folder and self._lost_inside(effort, draft, path))
-                if effort.until_answered(lambda: look(path)) is not None:
+                there = effort.until_answered(lambda: look(path)) is not None
+                if (in_doubt or there or turn > 1) and effort.until_answered(lambda: look(draft)) is None:
+                    if there and (in_doubt or self._all_there(effort, telling)):
+                        return not (is_folder and self._lost_inside(effort, draft, path))
+                    return None
+                if there:
                     self.discard(draft)
                     return False
                 if turn >= HOPELESS:
@@ -87,8 +97,12 @@ class Drafts:
             raise
 
     def publish_over(self, effort: Effort, draft: str, path: str) -> bool:
-        """Rename the file `draft` over `path`; False: somebody removed `draft` before it was published."""
-        in_doubt, turn = False, 0
+        """Rename the file `draft` over `path`.
+
+        False: `draft` is gone. What `path` holds will tell whether this call has put it there (a lost reply,
+        or a request that was sent twice) or somebody removed it.
+        """
+        turn = 0
         try:
             while True:
                 turn += 1
@@ -96,11 +110,10 @@ class Drafts:
                     if self._home.rename_over(draft, path):
                         return True
                 except TransientStoreError as error:
-                    in_doubt = True
                     effort.bear(error)
                     continue
                 if effort.until_answered(lambda: self._home.stat(draft)) is None:
-                    return in_doubt
+                    return False
                 if turn >= HOPELESS:
                     effort.bear(TransientStoreError(f"cannot be renamed to ({draft} is there)"))
                 effort.until_answered(lambda: self._home.make_folder(parent_of(path)))
@@ -133,6 +146,19 @@ class Drafts:
                 strays, self._strays = self._strays, []
             for each in strays:
                 self.discard(each)
+
+    def _all_there(self, effort: Effort, telling: Mapping[str, bytes]) -> bool:
+        found = {path: data for path, data in telling.items() if data}
+        return bool(found) and all(
+            effort.until_answered(lambda path=path, data=data: self._holds(path, data))  # type: ignore[misc]
+            for path, data in found.items()
+        )
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            return self._home.read(path, len(data)) == data
+        except TooLarge:
+            return False
 
     def _lost_inside(self, effort: Effort, draft: str, path: str) -> bool:
         """Whether an HttpFS has moved the folder `draft` into `path`, which lost it the race."""

@@ -70,7 +70,7 @@ class HdfsHome(Home):
         states = _json(reply, "FileStatuses", "FileStatus")
         try:
             return sorted(_entry(each, each["pathSuffix"]) for each in states if each["pathSuffix"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _nonsense(reply) from error
 
     def stat(self, path: str) -> Entry | None:
@@ -82,7 +82,7 @@ class HdfsHome(Home):
         state = _json(reply, "FileStatus")
         try:
             return _entry(state, path.rpartition("/")[2])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _nonsense(reply) from error
 
     def read(self, path: str, max_bytes: int = MAX_READ_BYTES) -> bytes | None:
@@ -269,8 +269,12 @@ class HdfsHome(Home):
             client.data_at_once = httpfs
 
 
-def _entry(state: Any, name: str) -> Entry:
+def _entry(state: Any, name: Any) -> Entry:
+    """Raises `KeyError`, `TypeError`, `ValueError` or `OverflowError` where the state makes no sense."""
     is_folder = state["type"] == "DIRECTORY"
+    if not isinstance(name, str) or "/" in name:
+        raise ValueError("a name that no file can have")
+    name.encode()
     return Entry(name, is_folder, 0 if is_folder else int(state["length"]), int(state["modificationTime"]))
 
 
@@ -280,7 +284,7 @@ def _json(reply: requests.Response, *keys: str) -> Any:
         said = reply.json()
         for key in keys:
             said = said[key]
-    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+    except (requests.RequestException, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _nonsense(reply) from error
     return said
 

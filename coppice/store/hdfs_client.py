@@ -68,6 +68,8 @@ class _Careful:
             reply = super()._request(method, url, **kwargs)  # type: ignore[misc]
         except requests.RequestException as error:
             raise self._hidden(request_error(error, what, self.server)) from None
+        except ValueError:  # requests looks at the Location by itself, and does not expect http://[
+            raise _leads_nowhere(what, self.server) from None
         if reply.is_redirect and operation not in ("CREATE", "OPEN"):
             return self.follow(reply, method, what)
         return self._checked(reply, what)
@@ -94,9 +96,12 @@ class _Careful:
         for _ in range(_MOST_REDIRECTS):
             if not reply.is_redirect:
                 return self._checked(reply, what)
-            location = requests.compat.urljoin(reply.url, reply.headers["location"])
             headers = {"Content-Type": "application/octet-stream"}
-            request = requests.Request(method, location, headers=headers, data=data).prepare()
+            try:
+                location = requests.compat.urljoin(reply.url, reply.headers["location"])
+                request = requests.Request(method, location, headers=headers, data=data).prepare()
+            except (requests.RequestException, ValueError):
+                raise _leads_nowhere(what, self.server) from None
             server = "/".join(location.split("/", 3)[:3])
             self.calls.count(_DATANODE)
             try:
@@ -108,6 +113,8 @@ class _Careful:
                 if isinstance(failure, TransientStoreError):  # no NotServing: the NameNode did its part
                     failure = TransientStoreError(str(failure))
                 raise self._hidden(failure) from None
+            except ValueError:
+                raise _leads_nowhere(what, server) from None
         raise PermanentStoreError(f"cannot {what}: {self.server} redirects in circles; check the URL")
 
     def _checked(self, reply: requests.Response, what: str) -> requests.Response:
@@ -128,6 +135,10 @@ class _Careful:
         if token and token in str(error):
             return type(error)(str(error).replace(token, "***"))
         return error
+
+
+def _leads_nowhere(what: str, server: str) -> TransientStoreError:
+    return TransientStoreError(f"cannot {what}: {server} redirects to no address")
 
 
 class _Session(requests.Session):

@@ -49,7 +49,10 @@ class Occupied(PermanentStoreError):
 
 def remote_error(reply: requests.Response, what: str, user: str) -> StoreError:
     """The store's error for a reply of 400 and above, by the Java exception: a 403 can be any of them."""
-    name, message = _remote_exception(reply)
+    exception = _remote_exception(reply)
+    if exception is None:
+        return TransientStoreError(f"cannot {what}: the answer, HTTP status {reply.status_code}, broke off")
+    name, message = exception
     said = f"cannot {what}: {name}: {message}" if name else f"cannot {what}: HTTP status {reply.status_code}"
     # A standby that is shown a token wraps its excuse in a SecurityException.
     if name in _NOT_SERVING or "StandbyException" in message:
@@ -121,12 +124,18 @@ def one_line(text: str) -> str:
     return line if len(line) <= 300 else f"{line[:297]}..."
 
 
-def _remote_exception(reply: requests.Response) -> tuple[str, str]:
-    """Name and message of the server's exception; empty where it sent none."""
+def _remote_exception(reply: requests.Response) -> tuple[str, str] | None:
+    """Name and message of the server's exception; empty where it sent none, None where the reply broke off."""
+    try:
+        reply.content  # noqa: B018 - here it may turn out that the connection was cut
+    except requests.RequestException:
+        return None
     try:
         said = reply.json()["RemoteException"]
         return str(said.get("exception") or ""), one_line(str(said.get("message") or ""))
-    except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:  # a reply without a length may break off without anybody noticing
+        return None if "json" in reply.headers.get("content-type", "") else ("", "")
+    except (KeyError, TypeError, AttributeError):
         return "", ""
 
 

@@ -55,10 +55,11 @@ class Staging:
         if not (self._files or files):
             raise PermanentStoreError(f"there are no files to publish as {path}; give at least one")
         self._end()
+        telling = {f"{path}/{name}": data for name, data in files.items()}
         with self._operation(f"publish {path}") as effort:
             self._add(effort, files)
             while True:
-                published = self._drafts.publish(effort, self._folder, path, is_folder=True)
+                published = self._drafts.publish(effort, self._folder, path, telling, is_folder=True)
                 if published is not None:
                     return published
                 self._begin_again()

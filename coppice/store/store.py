@@ -17,7 +17,7 @@ from coppice.clock import Clock, SystemClock
 from coppice.store.crew import Crew
 from coppice.store.drafts import HOPELESS, Drafts
 from coppice.store.effort import Effort, Retry, Trouble
-from coppice.store.errors import TransientStoreError
+from coppice.store.errors import TooLarge, TransientStoreError
 from coppice.store.home import MAX_READ_BYTES, Entry, Home
 from coppice.store.paths import check_path, parent_of
 from coppice.store.staging import Staging
@@ -83,13 +83,14 @@ class Store:
         """Publish a new file, whole or not at all; True: this call made it, False: the name was taken.
 
         By a unique temporary name and a rename; missing parent folders are made on demand. After a lost
-        reply: our temporary file gone means it was us, even if another process has moved `path` on since.
+        reply: our temporary file gone and `path` there means it was us; with neither there it is written
+        again, so a file that another process moved on at that very moment exists twice.
         """
         check_path(path)
         with self._operation(f"create {path}") as effort:
             while True:
                 draft = self._drafts.put(effort, data, durable)
-                made = self._drafts.publish(effort, draft, path)
+                made = self._drafts.publish(effort, draft, path, {path: data})
                 if made is not None:
                     return made
                 self._drafts.bear_removal(effort)
@@ -98,7 +99,12 @@ class Store:
         """Publish a file whatever was there; readers see the old or the new one, whole: `rename_over`."""
         check_path(path)
         with self._operation(f"replace {path}") as effort:
-            while not self._drafts.publish_over(effort, self._drafts.put(effort, data, durable), path):
+            while True:
+                draft = self._drafts.put(effort, data, durable)
+                if self._drafts.publish_over(effort, draft, path):
+                    return
+                if effort.until_answered(lambda: self._holds(path, data)):
+                    return
                 self._drafts.bear_removal(effort)
 
     def stage(self, files: Mapping[str, bytes] = {}) -> Staging:
@@ -111,13 +117,15 @@ class Store:
     def rename(self, source: str, target: str) -> bool:
         """Move, never overwriting; see `Home.rename`. Makes the parent folder of `target` on demand.
 
-        A lost reply is resolved by looking: `source` gone and `target` there counts as ours. That is exact
-        where only this caller uses the name `target` (claims, scores) or `source` (temporary files).
-        A lost race costs one call, and two where this process has not used the folder lately.
+        A lost reply is resolved by looking, and so is a refusal: what stands between us and the home (a
+        portal, a load balancer) may repeat a request, and show us the second answer only. `source` gone and
+        `target` there counts as ours. That is exact where only this caller uses the name `target` (claims,
+        scores) or `source` (temporary files).
+        A lost race costs two calls, and three where this process has not used the folder lately.
         """
         check_path(source)
         check_path(target)
-        home, in_doubt, folder = self.home, False, parent_of(target)
+        home, folder = self.home, parent_of(target)
         with self._operation(f"rename {source} to {target}") as effort:
             made = 0
             while made < HOPELESS:
@@ -129,16 +137,13 @@ class Store:
                         self._saw_folder(folder)
                         return True
                 except TransientStoreError as error:
-                    in_doubt = True
                     effort.bear(error)
                     continue
-                if in_doubt and effort.until_answered(lambda: self._has_moved(source, target)):
-                    return True
+                if effort.until_answered(lambda: home.stat(target)) is not None:
+                    return effort.until_answered(lambda: home.stat(source)) is None
                 if known and not made:
                     return False
                 if effort.until_answered(lambda: home.stat(source)) is None:
-                    return False
-                if effort.until_answered(lambda: home.stat(target)) is not None:
                     return False
                 effort.until_answered(lambda: home.make_folder(folder))
                 made += 1
@@ -207,8 +212,11 @@ class Store:
         with self._operation(what) as effort:
             return effort.until_answered(call)
 
-    def _has_moved(self, source: str, target: str) -> bool:
-        return self.home.stat(source) is None and self.home.stat(target) is not None
+    def _holds(self, path: str, data: bytes) -> bool:
+        try:
+            return self.home.read(path, len(data)) == data
+        except TooLarge:
+            return False
 
     def _saw_folder(self, folder: str) -> None:
         with self._lock:

@@ -21,14 +21,12 @@ import numpy.typing as npt
 
 from coppice.store import Staging, Store
 from coppice.work import names
-from coppice.work.contents import MAX_SOLUTION_BYTES, array_to_bytes, matrix_from_bytes, vector_from_bytes
+from coppice.work.contents import array_to_bytes, matrix_from_bytes, vector_from_bytes
 from coppice.work.errors import BadContent
+from coppice.work.limits import MAX_GENERATION_BYTES, MAX_SOLUTION_BYTES, read_limited
 from coppice.work.names import Claimed, GenerationId, Scored, SolutionId, Token, Waiting
 
 Float64s = npt.NDArray[np.float64]
-
-MAX_GENERATION_BYTES = 1 << 26
-"""More than any generation needs: a thousand solutions of eight thousand layers."""
 
 
 # Publishing
@@ -57,7 +55,7 @@ def repair(store: Store, generation: GenerationId, solutions: Float64s) -> list[
     done = []
     tokens = look_at(store, generation)
     data = array_to_bytes(solutions)
-    if store.read(generation.solutions_file, MAX_GENERATION_BYTES) != data:
+    if not holds(store, generation, data):
         store.replace(generation.solutions_file, data)
         done.append(f"{names.SOLUTIONS} published again")
     missing = [index for index in range(len(solutions)) if index not in tokens]
@@ -69,6 +67,14 @@ def repair(store: Store, generation: GenerationId, solutions: Float64s) -> list[
         store.delete_many([generation.path(token.name) for token in foreign])
         done.append(f"{len(foreign)} that it never had were removed")
     return done
+
+
+def holds(store: Store, generation: GenerationId, data: bytes) -> bool:
+    """Whether its solutions are these very bytes; False also where there are none."""
+    try:
+        return read_limited(store, generation.solutions_file, MAX_GENERATION_BYTES) == data
+    except BadContent:
+        return False
 
 
 # Looking
@@ -135,7 +141,7 @@ def read_solutions(store: Store, generation: GenerationId) -> Float64s | None:
 
     Raises `BadContent` if they cannot be used.
     """
-    data = store.read(generation.solutions_file, MAX_GENERATION_BYTES)
+    data = read_limited(store, generation.solutions_file, MAX_GENERATION_BYTES)
     return None if data is None else matrix_from_bytes(data, generation.solutions_file)
 
 
@@ -152,7 +158,7 @@ def read_fit(store: Store, id_: SolutionId, crates: Float64s) -> float | None:
 
     Raises `BadContent` if it is damaged, holds NaN, or answers another solution.
     """
-    data = store.read(id_.fit_file, MAX_SOLUTION_BYTES)
+    data = read_limited(store, id_.fit_file, MAX_SOLUTION_BYTES)
     if data is None:
         return None
     values = vector_from_bytes(data, id_.fit_file, len(crates) + 1)

@@ -22,9 +22,10 @@ from typing import Any
 from coppice.clock import Clock
 from coppice.store import Entry, Store
 from coppice.work import names
-from coppice.work.contents import MAX_TEXT_BYTES, json_from_bytes, json_to_bytes
+from coppice.work.contents import json_from_bytes, json_to_bytes
 from coppice.work.errors import BadContent, Superseded
 from coppice.work.generation import generations, look_at
+from coppice.work.limits import MAX_TEXT_BYTES, read_limited
 from coppice.work.waiting import Every
 
 BEAT_S = 5.0
@@ -33,13 +34,13 @@ OFFICE_LEASE_S = 30.0
 """An office whose file did not change for so long is vacant."""
 
 _FILE = re.compile(
-    rf"(?P<role>master|outer|ncs|evaluator)_(?:(?P<term>\d{{4,9}})|(?P<worker>{names.WORKER}))"
+    rf"(?P<role>master|outer|ncs|evaluator)_(?:(?P<term>\d{{4,60}})|(?P<worker>{names.WORKER}))"
     r"(?P<ended>\.ended)?\.json",
     re.ASCII,
 )
 _TERMS = "terms"
 """In roles/: an empty file for every term of office there ever was."""
-_TERM = re.compile(r"(?P<role>master|outer|ncs)_(?P<term>\d{4,9})", re.ASCII)
+_TERM = re.compile(r"(?P<role>master|outer|ncs)_(?P<term>\d{4,60})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +110,12 @@ class RoleFile:
     worker: str | None
     ended: bool
     mtime_ms: int
+    folder: str = names.ROLES
 
     @property
     def path(self) -> str:
         """Relative to the work folder."""
-        return f"{names.ROLES}/{self.name}"
+        return f"{self.folder}/{self.name}"
 
 
 def role_files(store: Store) -> list[RoleFile]:
@@ -121,18 +123,19 @@ def role_files(store: Store) -> list[RoleFile]:
     return [file for entry in store.list(names.ROLES) if (file := _role_file(entry)) is not None]
 
 
-def _role_file(entry: Entry) -> RoleFile | None:
+def _role_file(entry: Entry, folder: str = names.ROLES) -> RoleFile | None:
     match = _FILE.fullmatch(entry.name)
     if match is None or entry.is_folder:
         return None
     term = int(match["term"]) if match["term"] else None
-    return RoleFile(entry.name, match["role"], term, match["worker"], bool(match["ended"]), entry.mtime_ms)
+    ended = bool(match["ended"])
+    return RoleFile(entry.name, match["role"], term, match["worker"], ended, entry.mtime_ms, folder)
 
 
 def read_role_file(store: Store, path: str) -> dict[str, Any] | None:
     """Its content; None where the file is gone or damaged."""
-    data = store.read(path, MAX_TEXT_BYTES)
     try:
+        data = read_limited(store, path, MAX_TEXT_BYTES)
         return None if data is None else json_from_bytes(data, path)
     except BadContent:
         return None
@@ -243,21 +246,25 @@ def take_office(
     watch = LeaseWatch(clock, OFFICE_LEASE_S)
     told: str | None = None
     while True:
-        terms = _offices(store, role)
-        last = terms[max(terms)] if terms else None
-        if last is not None and not last.ended:
-            content = read_role_file(store, last.path) or {}
-            stale = watch.stale({last.name: last.mtime_ms})
+        begun = _terms(store, role)
+        offices = _offices(store, role)
+        last = max([*begun, *offices], default=0)
+        # Without an office's file, somebody has just begun the term, or died before showing the file.
+        holder = offices.get(last) or begun.get(last)
+        if holder is not None and not holder.ended:
+            content = read_role_file(store, holder.path) or {}
+            stale = watch.stale({holder.path: holder.mtime_ms})
             if not stale and not gone_from_this_machine(content):
-                if told != last.name:
-                    told = last.name
+                if told != holder.path:
+                    told = holder.path
                     where = f"{content.get('host', 'another machine')} (process {content.get('pid', '?')})"
                     say(f"{where} is the {role} here; waiting to take over should it fall silent")
                 pause()
                 continue
-        term = 1 + max(_terms(store, role) | set(terms), default=0)
-        if store.create(f"{names.ROLES}/{_TERMS}/{role}_{term:04d}", b""):
-            office = _Office(store, clock, role, term, _content(role, me, clock))
+        term = last + 1
+        mine = _content(role, me, clock)
+        if store.create(f"{names.ROLES}/{_TERMS}/{role}_{term:04d}.json", mine):
+            office = _Office(store, clock, role, term, mine)
             if office.enter():
                 return office
         watch = LeaseWatch(clock, OFFICE_LEASE_S)
@@ -269,10 +276,10 @@ def _offices(store: Store, role: str) -> dict[int, RoleFile]:
     return {file.term: file for file in role_files(store) if file.role == role and file.term is not None}
 
 
-def _terms(store: Store, role: str) -> set[int]:
-    """All terms that were ever begun."""
-    found = (_TERM.fullmatch(entry.name) for entry in store.list(f"{names.ROLES}/{_TERMS}"))
-    return {int(match["term"]) for match in found if match and match["role"] == role}
+def _terms(store: Store, role: str) -> dict[int, RoleFile]:
+    """The beginnings of all terms there ever were."""
+    found = (_role_file(entry, f"{names.ROLES}/{_TERMS}") for entry in store.list(f"{names.ROLES}/{_TERMS}"))
+    return {file.term: file for file in found if file and file.role == role and file.term is not None}
 
 
 class _Office(Presence):

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 from xml.sax.saxutils import escape
 
 from tests.hdfs.jars import HadoopMissing, hadoop_jars, require
@@ -57,7 +58,7 @@ class HdfsCluster:
         atexit.register(self.stop)
         self._heap_mb = heap_mb
         self.user = getpass.getuser()
-        names = ("rpc", "http", "data", "data_http", "data_ipc", "httpfs")
+        names = self._port_names()
         self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
         self._configure(tuned, safemode_extension_ms)
         self.namenode = Service("namenode", self._java(_NAMENODE), self.folder)
@@ -74,13 +75,19 @@ class HdfsCluster:
         """The root folder over HttpFS, as `open_store` takes it, without a closing slash."""
         return f"webhdfs://127.0.0.1:{self._ports['httpfs']}"
 
-    def start(self) -> HdfsCluster:
+    @property
+    def datanode_host(self) -> str:
+        """host:port to which WebHDFS sends whoever reads or writes content."""
+        return f"127.0.0.1:{self._ports['data_http']}"
+
+    @property
+    def in_safe_mode(self) -> bool:
+        """Whether the NameNode answers, and lets nobody write."""
+        return self._bean("http", "NameNode,name=FSNamesystemState").get("FSState") == "safeMode"
+
+    def start(self) -> Self:
         """Format, start everything and wait until files can be written."""
-        formatted = subprocess.run(
-            self._java(_NAMENODE, "-format", "-nonInteractive", "-force"), capture_output=True, text=True
-        )
-        if formatted.returncode != 0:
-            raise RuntimeError(f"the NameNode could not be formatted: {formatted.stderr[-3000:]}")
+        self._tool(_NAMENODE, "-format", "-nonInteractive", "-force")
         self.namenode.start()
         self.datanode.start()
         if self.httpfs is not None:
@@ -117,7 +124,7 @@ class HdfsCluster:
         """The command line that stands for `hdfs dfs` here."""
         return " ".join(self._java(tool, heap_mb=128))
 
-    def __enter__(self) -> HdfsCluster:
+    def __enter__(self) -> Self:
         try:
             return self.start()
         except BaseException:
@@ -131,6 +138,9 @@ class HdfsCluster:
 
     def _services(self) -> list[Service]:
         return [each for each in (self.namenode, self.datanode, self.httpfs) if each is not None]
+
+    def _port_names(self) -> tuple[str, ...]:
+        return ("rpc", "http", "data", "data_http", "data_ipc", "httpfs")
 
     def _tool(self, tool: str, *arguments: str) -> str:
         command = self._java(tool, *arguments, heap_mb=128)
@@ -153,18 +163,17 @@ class HdfsCluster:
             (self.folder / each).mkdir(parents=True)
         (conf / "log4j.properties").write_text(_LOG4J)
         (conf / "httpfs-signature.secret").write_text("only-for-tests")
+        namenode_core, namenode_hdfs = self._namenode_settings()
         core = {
-            "fs.defaultFS": f"hdfs://127.0.0.1:{ports['rpc']}",
+            **namenode_core,
             "hadoop.tmp.dir": str(self.folder / "tmp"),
             f"hadoop.proxyuser.{self.user}.hosts": "*",
             f"hadoop.proxyuser.{self.user}.groups": "*",
         }
         hdfs = {
+            **namenode_hdfs,
             "dfs.replication": "1",
-            "dfs.namenode.name.dir": f"file://{self.folder / 'name'}",
             "dfs.datanode.data.dir": f"file://{self.folder / 'data'}",
-            "dfs.namenode.rpc-address": f"127.0.0.1:{ports['rpc']}",
-            "dfs.namenode.http-address": f"127.0.0.1:{ports['http']}",
             "dfs.datanode.address": f"127.0.0.1:{ports['data']}",
             "dfs.datanode.http.address": f"127.0.0.1:{ports['data_http']}",
             "dfs.datanode.ipc.address": f"127.0.0.1:{ports['data_ipc']}",
@@ -179,19 +188,31 @@ class HdfsCluster:
         for name, settings in (("core", core), ("hdfs", hdfs), ("httpfs", httpfs)):
             (conf / f"{name}-site.xml").write_text(_site(settings))
 
+    def _namenode_settings(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What core-site and hdfs-site say about where the NameNode is."""
+        ports = self._ports
+        return {"fs.defaultFS": f"hdfs://127.0.0.1:{ports['rpc']}"}, {
+            "dfs.namenode.name.dir": f"file://{self.folder / 'name'}",
+            "dfs.namenode.rpc-address": f"127.0.0.1:{ports['rpc']}",
+            "dfs.namenode.http-address": f"127.0.0.1:{ports['http']}",
+        }
+
     def _hdfs_is_ready(self) -> bool:
         if not (self.namenode.running and self.datanode.running):
             raise RuntimeError("the NameNode or the DataNode ended")
         state = self._bean("http", "NameNode,name=FSNamesystemState")
         # The NameNode believes in a killed DataNode for minutes: the new one itself must say it is known.
-        actors = json.loads(
-            str(self._bean("data_http", "DataNode,name=DataNodeInfo").get("BPServiceActorInfo", "[]"))
-        )
         return (
             state.get("NumLiveDataNodes") == 1
             and state.get("FSState") == "Operational"
-            and any(actor.get("ActorState") == "RUNNING" for actor in actors)
+            and any(actor.get("ActorState") == "RUNNING" for actor in self._datanode_actors())
         )
+
+    def _datanode_actors(self) -> list[dict[str, object]]:
+        """What the DataNode says of each NameNode that it reports to."""
+        said = self._bean("data_http", "DataNode,name=DataNodeInfo").get("BPServiceActorInfo", "[]")
+        actors: list[dict[str, object]] = json.loads(str(said))
+        return actors
 
     def _bean(self, port: str, name: str) -> dict[str, object]:
         """One of a server's management beans; empty while it is not there."""

@@ -76,6 +76,7 @@ def try_schedule(seed: int) -> Outcome:
             make_scorer=scorer_of(lethal),
             fresh=fresh,
             restart_s=lambda: rng.choice((0.1, 1.0, 5.0, 40.0)),
+            ghosts=trouble.leaves_ghosts,
         )
         if lethal:
             trouble.counts["a solution that always crashes its evaluator"] += 1

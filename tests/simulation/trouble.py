@@ -60,6 +60,7 @@ class Trouble:
         "evaluator left for good": 2,
         "fit file of an older generation or run planted": 2,
         "temporary files cleared": 1,
+        "data or weights removed or damaged": 1,
     }
     """Kinds that come at some moment, with how often in one schedule at most."""
 
@@ -93,12 +94,18 @@ class Trouble:
             "evaluator left for good": self._leave,
             "fit file of an older generation or run planted": self._plant,
             "temporary files cleared": self._clear,
+            "data or weights removed or damaged": self._spoil,
         }
 
     def attach(self, trial: Trial) -> None:
         """Be the fate of a trial's calls."""
         self.trial, self.world = trial, trial.world
         trial.world.fate = self.fate
+
+    def leaves_ghosts(self) -> bool:
+        """Whether something may still be written when the run is over."""
+        late = ("request late, after the caller gave up", "stalled for longer than a lease")
+        return any(self.counts[kind] for kind in late)
 
     # Single calls
 
@@ -257,6 +264,15 @@ class Trouble:
         """A careful administrator's script."""
         return self._world.disk.delete_tree(".tmp")
 
+    def _spoil(self) -> bool:
+        disk = self._world.disk
+        wanted = ("data.npy", "labels.npy", "accuracy.npy", "weights_")
+        there = [e.name for e in disk.list("") if e.name.startswith(wanted)]
+        if not there:
+            return False
+        name = self.rng.choice(there)
+        return disk.delete(name) if self.rng.random() < 0.5 else disk.put(name, b"damaged")
+
 
 def leave_behind(world: World, rng: random.Random) -> None:
     """What an earlier run of the same folder left there."""
@@ -267,6 +283,9 @@ def leave_behind(world: World, rng: random.Random) -> None:
     disk.put(old.path("i01_t1_waiting"), b"")
     disk.put(old.solution(0).fit_file, fit_bytes(_ONES, 1e-9))
     disk.put(".tmp/old-1-abcdef", b"half a fi")
+    disk.put("data.npy", b"other data")
+    disk.put("accuracy.npy", fit_bytes(_ONES, 0.1))
+    disk.put("weights_s0001.safetensors", b"other weights")
     if rng.random() < 0.5:
         disk.put("new_itr.txt", b"over\nround: 9\nrun: 0badcafe\n")
         disk.put("ncs_over.txt", b"over\nsearch: 1\nrun: 0badcafe\n")

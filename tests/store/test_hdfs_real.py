@@ -85,7 +85,7 @@ def test_what_each_method_asks_of_the_namenode(store: Store, home_spec: HomeSpec
             "replace": (lambda: counted.replace("new", b"2"), {"CREATE": 1, "datanode": 1, "RENAME": 1}),
             "read": (lambda: counted.read("new"), {"OPEN": 1, "datanode": 1}),
             "claim": (lambda: counted.rename("new", "claims/new"), {"RENAME": 1}),
-            "lost claim": (lambda: counted.rename("new", "claims/new2"), {"RENAME": 1}),
+            "lost claim": (lambda: counted.rename("new", "claims/new2"), {"RENAME": 1, "GETFILESTATUS": 1}),
             "stage": (lambda: staged.append(counted.stage(tokens)), {"CREATE": 3, "datanode": 3}),
             "publish": (
                 lambda: staged.pop().publish("claims/folder", {"more": b"1"}),

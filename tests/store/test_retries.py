@@ -73,7 +73,8 @@ def test_many_faults_change_no_outcome(seed: int, before: float, after: float) -
     assert inner.list("new") == []
 
 
-def test_a_file_that_another_has_moved_on_before_we_looked_is_still_ours() -> None:
+def test_a_file_that_another_has_moved_on_before_we_looked_is_written_again() -> None:
+    """It looks like one that was lost, and twice is better than not at all."""
     inner = MemoryHome()
 
     def plan(call: Call) -> Fault | None:
@@ -84,7 +85,25 @@ def test_a_file_that_another_has_moved_on_before_we_looked_is_still_ours() -> No
     store, _, _ = failing_store(plan, inner)
     inner.make_folder("")
     assert store.create("solution", b"x")
-    assert [entry.name for entry in inner.list("")] == [TEMPORARY_FOLDER, "claimed"]
+    assert [entry.name for entry in inner.list("")] == [TEMPORARY_FOLDER, "claimed", "solution"]
+
+
+@pytest.mark.parametrize("operation", ["create", "replace"])
+def test_a_draft_that_is_cleared_away_while_a_rename_is_in_doubt_is_written_again(operation: str) -> None:
+    inner = MemoryHome()
+    inner.make_folder("")
+    if operation == "replace":
+        inner.put("file", b"old")
+
+    def plan(call: Call) -> Fault | None:
+        if call.operation in ("rename", "rename_over") and call.number == 1:
+            inner.delete_tree(TEMPORARY_FOLDER)
+            return Fault.BEFORE
+        return None
+
+    store, _, _ = failing_store(plan, inner)
+    getattr(store, operation)("file", b"new")
+    assert inner.read("file") == b"new"
 
 
 def test_a_lost_reply_does_not_make_a_rivals_claim_ours() -> None:

@@ -119,7 +119,8 @@ def test_a_folder_that_somebody_removes_at_any_time_is_written_again(total: int)
     assert inner.list(TEMPORARY_FOLDER) == []
 
 
-def test_a_folder_that_another_has_moved_on_before_we_looked_is_still_ours() -> None:
+def test_a_folder_that_another_has_moved_on_before_we_looked_is_written_again() -> None:
+    """It looks like one that was lost, and twice is better than not at all."""
     inner = MemoryHome()
 
     def plan(call: Call) -> Fault | None:
@@ -130,8 +131,7 @@ def test_a_folder_that_another_has_moved_on_before_we_looked_is_still_ours() -> 
     store, _ = failing_store(plan, inner)
     inner.make_folder("")
     assert publish(store, "one")
-    assert content(inner, "moved on") == CONTENT
-    assert inner.stat("one") is None
+    assert content(inner, "moved on") == content(inner, "one") == CONTENT
 
 
 def test_a_lost_reply_does_not_make_a_rivals_folder_ours() -> None:

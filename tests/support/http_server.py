@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def cuts() -> Reply:
 class FakeServer:
     """Listens on loopback until the `with` of `fake_server` ends; keeps the requests it got."""
 
-    def __init__(self, respond: Respond) -> None:
+    def __init__(self, respond: Respond, tls: ssl.SSLContext | None = None) -> None:
         self.respond = respond
         self.requests: list[Request] = []
         fake = self
@@ -99,6 +100,8 @@ class FakeServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
@@ -115,9 +118,9 @@ class FakeServer:
 
 
 @contextmanager
-def fake_server(respond: Respond) -> Iterator[FakeServer]:
-    """A server for one test."""
-    server = FakeServer(respond)
+def fake_server(respond: Respond, tls: ssl.SSLContext | None = None) -> Iterator[FakeServer]:
+    """A server for one test, behind https with `tls`."""
+    server = FakeServer(respond, tls)
     try:
         yield server
     finally:

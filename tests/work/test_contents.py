@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from coppice.work.contents import (
-    MAX_TEXT_BYTES,
     NcsOver,
     NcsStart,
     NewItr,
@@ -30,6 +29,7 @@ from coppice.work.contents import (
     vector_from_bytes,
 )
 from coppice.work.errors import BadContent
+from coppice.work.limits import MAX_TEXT_BYTES
 
 quick = settings(deadline=None, max_examples=100)
 

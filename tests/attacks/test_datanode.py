@@ -1,0 +1,44 @@
+"""The only DataNode goes away or hangs in the middle of a run: names can be moved, contents cannot."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from coppice.store import Store
+from tests.attacks.runs import PATIENCE_S, AttackedRun
+from tests.hdfs.cluster import HdfsCluster
+from tests.hdfs.service import until
+
+pytestmark = pytest.mark.hdfs
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_the_only_datanode_goes_away_and_comes_back(
+    frail: HdfsCluster, work: str, undisturbed: Store, way: str
+) -> None:
+    run = AttackedRun(frail.webhdfs_url + work).start()
+    frail.datanode.stop() if way == "stop" else frail.datanode.kill()
+    run.wait_for_trouble()  # sooner or later somebody needs a content
+    frail.datanode.start()
+    frail.wait_until_ready()
+    run.finish(undisturbed)
+
+
+def test_a_datanode_that_hangs_writes_late_what_was_given_up_and_nothing_changes(
+    frail: HdfsCluster, work: str, undisturbed: Store
+) -> None:
+    run = AttackedRun(f"{frail.webhdfs_url}{work}?timeout_s=0.5").start()
+    for _ in range(2):
+        met = len(run.troubles)
+        frail.datanode.signal(signal.SIGSTOP)
+        try:
+            until(lambda met=met: len(run.troubles) > met, PATIENCE_S, "nobody met it")  # type: ignore[misc]
+            time.sleep(1.5)  # so that several tries of the same content lie in its queue
+        finally:
+            frail.datanode.signal(signal.SIGCONT)
+        run.wait_for_scores(1)
+    run.wait_for_trouble("did not answer in time")
+    run.finish(undisturbed)
