@@ -125,7 +125,7 @@ def one_line(text: str) -> str:
 
 
 def _remote_exception(reply: requests.Response) -> tuple[str, str] | None:
-    """Name and message of the server's exception; empty where it sent none, None where the reply broke off."""
+    """Name and message of the server's exception: empty where it sent none. None: the reply broke off."""
     try:
         reply.content  # noqa: B018 - here it may turn out that the connection was cut
     except requests.RequestException:
@@ -135,7 +135,7 @@ def _remote_exception(reply: requests.Response) -> tuple[str, str] | None:
         return str(said.get("exception") or ""), one_line(str(said.get("message") or ""))
     except ValueError:  # a reply without a length may break off without anybody noticing
         return None if "json" in reply.headers.get("content-type", "") else ("", "")
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, RecursionError):
         return "", ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,16 +56,20 @@ class AttackedRun:
         """A store as each role has it."""
         return open_store(self.url, clock=HastyClock(), retry=PATIENT, on_trouble=self._trouble)
 
+    def begin(self) -> AttackedRun:
+        """Start all roles."""
+        self.crew.start_all(long_run(), make_scorer=self._scorer)
+        return self
+
     def start(self) -> AttackedRun:
         """Start all roles and wait until the first scores are there: the middle of a run."""
-        self.crew.start_all(long_run(), make_scorer=self._scorer)
-        self.wait_for_scores()
+        self.begin().wait_for_scores()
         return self
 
     def wait_for_scores(self, more: int = 2) -> None:
         """Wait until `more` solutions were scored since now."""
         already = self.scores()
-        until(lambda: len(self.scores() - already) >= more, PATIENCE_S, "no scores came")
+        self._until(lambda: len(self.scores() - already) >= more, "no scores came")
 
     def scores(self) -> set[str]:
         """The tokens scored so far of the generations that still stand."""
@@ -76,11 +81,12 @@ class AttackedRun:
 
     def wait_for_trouble(self, part: str = "", roles: int = 1) -> None:
         """Wait until `roles` of them were told of trouble whose line has `part` in it."""
-        until(
-            lambda: sum(part in line for line in tuple(self.troubles)) >= roles,
-            PATIENCE_S,
-            f"no role has met {part!r}, but {self.troubles[-5:]}",
-        )
+        self._until(lambda: sum(part in line for line in tuple(self.troubles)) >= roles, f"{part!r} not met")
+
+    def wait_for_more_trouble(self) -> None:
+        """Wait until somebody is told of new trouble."""
+        met = len(self.troubles)
+        self._until(lambda: len(self.troubles) > met, "nobody met it")
 
     def finish(self, undisturbed: Store) -> None:
         """The attack is over: let the run go on to its end, and compare."""
@@ -88,6 +94,13 @@ class AttackedRun:
         self.over.set()
         self.crew.join(PATIENCE_S)
         check_same(self.store, undisturbed)
+
+    def _until(self, ready: Callable[[], bool], complaint: str) -> None:
+        def look() -> bool:
+            assert not self.crew.errors, self.crew.errors
+            return ready()
+
+        until(look, PATIENCE_S, f"{complaint}; of late: {self.troubles[-3:]}, {self.crew.said[-3:]}:")
 
     def _trouble(self, line: str | None) -> None:
         if line is not None:

@@ -8,9 +8,8 @@ import time
 import pytest
 
 from coppice.store import Store
-from tests.attacks.runs import PATIENCE_S, AttackedRun
+from tests.attacks.runs import AttackedRun
 from tests.hdfs.cluster import HdfsCluster
-from tests.hdfs.service import until
 
 pytestmark = pytest.mark.hdfs
 
@@ -32,10 +31,9 @@ def test_a_datanode_that_hangs_writes_late_what_was_given_up_and_nothing_changes
 ) -> None:
     run = AttackedRun(f"{frail.webhdfs_url}{work}?timeout_s=0.5").start()
     for _ in range(2):
-        met = len(run.troubles)
         frail.datanode.signal(signal.SIGSTOP)
         try:
-            until(lambda met=met: len(run.troubles) > met, PATIENCE_S, "nobody met it")  # type: ignore[misc]
+            run.wait_for_more_trouble()
             time.sleep(1.5)  # so that several tries of the same content lie in its queue
         finally:
             frail.datanode.signal(signal.SIGCONT)

@@ -48,10 +48,9 @@ def test_a_namenode_that_hangs_does_what_nobody_waits_for_any_more_and_nothing_c
     asked again."""
     run = AttackedRun(f"{frail.webhdfs_url}{work}?timeout_s=0.5").start()
     for _ in range(3):
-        met = len(run.troubles)
         frail.namenode.signal(signal.SIGSTOP)
         try:
-            until(lambda met=met: len(run.troubles) > met, PATIENCE_S, "nobody met it")  # type: ignore[misc]
+            run.wait_for_more_trouble()
             time.sleep(1.5)  # so that requests pile up
         finally:
             frail.namenode.signal(signal.SIGCONT)

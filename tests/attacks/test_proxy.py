@@ -40,8 +40,8 @@ def test_requests_that_are_cut_delayed_and_repeated_change_nothing(
 ) -> None:
     with _in_between(frail, by_chance(CHANCES, seed)) as proxy:
         run = AttackedRun(f"webhdfs://{proxy.host}{work}?httpfs=0")
-        run.over.set()  # no need to wait for the attack: it lasts as long as the run
-        run.start()
+        run.over.set()  # the attack lasts as long as the run does
+        run.begin()
         run.crew.join(300)
         suffered = {toxin for _, toxin in proxy.suffered}
     assert suffered == set(CHANCES)
@@ -63,7 +63,7 @@ def test_requests_that_all_reach_the_server_twice_change_nothing(
     with _in_between(frail, rule) as proxy:
         run = AttackedRun(f"webhdfs://{proxy.host}{work}?httpfs=0")
         run.over.set()
-        run.start()
+        run.begin()
         run.crew.join(300)
     assert {operation for operation, _ in proxy.suffered} >= {"CREATE", "RENAME", "DELETE", "SETTIMES"}
     check_same(run.store, undisturbed)

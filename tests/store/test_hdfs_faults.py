@@ -74,6 +74,8 @@ def test_a_dead_namenode_is_passed_over() -> None:
         Reply(200, b'{"FileStatuses": null}'),
         Reply(200, b'{"FileStatuses": {"FileStatus": [{"pathSuffix": "a"}]}}'),
         Reply(200, b'{"FileSta', {"Content-Length": "500"}, cut=True),
+        Reply(404, b'{"RemoteExc', {"Content-Length": "500"}, cut=True),
+        Reply(403, b'{"RemoteExc', {"Content-Type": "application/json"}),
         cuts(),
     ],
     ids=str,
@@ -198,6 +200,14 @@ def test_a_content_that_breaks_off_is_read_again() -> None:
     with fake_server(answers) as server:
         store, clock = store_on(server)
         assert store.read("a") == b"content"
+        assert len(clock.slept) == 1
+
+
+def test_a_refusal_that_breaks_off_is_asked_for_again() -> None:
+    broken = Reply(404, b'{"RemoteExc', {"Content-Length": "500"}, cut=True)
+    with fake_server(in_turn(broken, refuses("FileNotFoundException", status=404))) as server:
+        store, clock = store_on(server)
+        assert store.read("a") is None
         assert len(clock.slept) == 1
 
 
