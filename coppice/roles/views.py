@@ -18,7 +18,10 @@ from coppice.work.names import GenerationId
 DELAY_S = 0.02
 """So long a generation must stand to get its views."""
 DEAR_DELAY_S = 0.3
-"""The same on a home where a file with content is dear."""
+"""The same on a home where a file with content is dear..."""
+PATIENCE = 3.0
+"""...and so many times longer than the last view took: where that is 400 ms, views are in the way of the next
+generation's solutions."""
 
 
 class Views:
@@ -28,6 +31,7 @@ class Views:
         self._context = context
         self._store = context.store
         self._delay_s = DEAR_DELAY_S if context.store.home.parallel > 1 else DELAY_S
+        self._took_s = 0.0
         self._queue: queue.SimpleQueue[tuple[float, GenerationId, str, bytes]] = queue.SimpleQueue()
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -48,7 +52,8 @@ class Views:
         if not self._context.background:
             self._write(generation, name, data)
             return
-        self._queue.put((self._context.clock.monotonic() + self._delay_s, generation, name, data))
+        due = self._context.clock.monotonic() + self._delay_s + PATIENCE * self._took_s
+        self._queue.put((due, generation, name, data))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="views", daemon=True)
             self._thread.start()
@@ -77,7 +82,9 @@ class Views:
         try:
             with self._writing:
                 if self._wanted(generation):
+                    began = self._context.clock.monotonic()
                     self._store.create(name, data)
+                    self._took_s = self._context.clock.monotonic() - began
         except StoreError as error:
             # No reason to end: what counts stands in the generation's folder.
             self._given_up = True

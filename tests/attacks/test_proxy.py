@@ -45,7 +45,7 @@ def test_requests_that_are_cut_delayed_and_repeated_change_nothing(
         run.crew.join(300)
         suffered = {toxin for _, toxin in proxy.suffered}
     assert suffered == set(CHANCES)
-    check_same(run.store, undisturbed)
+    check_same(open_store(frail.webhdfs_url + work), undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_requests_that_all_reach_the_server_twice_change_nothing(
         run.begin()
         run.crew.join(300)
     assert {operation for operation, _ in proxy.suffered} >= {"CREATE", "RENAME", "DELETE", "SETTIMES"}
-    check_same(run.store, undisturbed)
+    check_same(open_store(frail.webhdfs_url + work), undisturbed)
 
 
 @pytest.fixture
