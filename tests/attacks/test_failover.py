@@ -36,7 +36,7 @@ def test_the_active_namenode_is_killed_and_comes_back_as_standby(
 ) -> None:
     run = AttackedRun(pair.webhdfs_url + work).start()
     pair.namenode.kill()
-    run.wait_for_trouble("not the active one")
+    run.wait_for_trouble("trying again")
     pair.activate("nn2")
     run.wait_for_scores()
     pair.namenode.start()
