@@ -81,6 +81,8 @@ def try_point(point: Point) -> str | None:
         ending = trial.serve()
         assert reached, "the point was never reached"
         assert ending == expected, "another result than the undisturbed run's"
+        if not point.place.startswith("evaluator"):
+            assert trial.scored == len(expected.history) - 1, "something that was scored was scored again"
     except Exception:
         said = "\n".join(f"{when:9.3f} {line}" for when, line in world.said[-15:])
         return f"{traceback.format_exc(limit=-3)}\n{said}"

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from coppice.errors import CoppiceError
-from coppice.pruning.contract import Float64s, Score, Tick
+from coppice.pruning.contract import Float64s, Score, Scorer, Tick
 from coppice.roles.context import Context, read_record
 from coppice.roles.evaluator import MakeScorer, evaluator
 from coppice.roles.master import master
@@ -73,6 +73,8 @@ class Trial:
     gone: set[str] = field(default_factory=set)
     """Evaluators that left and do not come back."""
     restarts: int = 0
+    scored: int = 0
+    """How often a solution was scored, also one whose score was lost."""
 
     def __post_init__(self) -> None:
         self.world.ended = self._ended
@@ -92,9 +94,21 @@ class Trial:
             "master": self._master,
             "outer": lambda context: outer(context, CheapPruner),
             "ncs": ncs,
-            "evaluator": lambda context: evaluator(context, self.make_scorer),
+            "evaluator": lambda context: evaluator(context, self._counting_scorer),
         }
         return self.world.start(place, role, serve[role])
+
+    def _counting_scorer(self, *reference: Any) -> Scorer:
+        trial, scorer = self, self.make_scorer(*reference)
+
+        class Counting:
+            layers = scorer.layers
+
+            def score(self, crates: Float64s, tick: Tick) -> Score:
+                trial.scored += 1
+                return scorer.score(crates, tick)
+
+        return Counting()
 
     def _master(self, context: Context) -> None:
         master(context, self.run, self.fresh)
