@@ -10,7 +10,7 @@ FROM := 0
 
 help:
 	@echo 'make run    prune a small network with four kinds of processes on this machine (3 minutes)'
-	@echo 'make test   lint, types and all tests, on a real HDFS too (15 minutes)'
+	@echo 'make test   lint, types and all tests, on a real HDFS too (20 minutes)'
 	@echo 'make check  lint and types only'
 	@echo 'make crash-points            kill each role at each of its store operations (2 minutes)'
 	@echo 'make schedules N=10000 FROM=0   whole runs under seeded faults (20 minutes)'
