@@ -266,7 +266,7 @@ def clean(work: WorkArgument) -> None:
 
     Example: `coppice clean work/digits`
     """
-    from coppice.roles.master import clean as remove
+    from coppice.roles.clearing import clean as remove
 
     with _role("clean", work) as context:
         left = remove(context)

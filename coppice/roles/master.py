@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from coppice import __version__
+from coppice.roles.clearing import clear, refuse_the_living, stored_run_id
 from coppice.roles.context import Board, Context, Ticker, in_office, read_failure, read_record
 from coppice.roles.result import RESULT
 from coppice.roles.rounds import checked, keep_round, read_rounds
@@ -77,22 +77,15 @@ def _unfinished(store: Store, run: RunFile) -> RunRecord | None:
     return None if closed else record
 
 
-def _run_id(store: Store) -> str:
-    """The run that stands in the folder; "" for none, or one whose run.json is damaged."""
-    try:
-        record = read_record(store)
-    except BadContent:
-        record = None
-    return record.run_id if record else ""
-
-
 def _to_throw_away(context: Context, run: RunFile) -> str | None:
     """The run that --fresh is about, "" for none in particular; None if what stands there must stay.
 
     Raises `RunRefused` where a run lives.
     """
     store = context.store
-    doomed = _run_id(store)  # first of all: what is opened from here on is not what --fresh was said about
+    doomed = stored_run_id(
+        store
+    )  # first of all: what is opened from here on is not what --fresh was said about
     unfinished = _unfinished(store, run)
     if unfinished is not None:
         context.say(
@@ -102,22 +95,16 @@ def _to_throw_away(context: Context, run: RunFile) -> str | None:
         return None
     if store.stat(names.RUN) is None:
         _check_same(store, run)  # nothing of anybody else's is there either
-    _refuse_the_living(context)
+    refuse_the_living(context)
     return doomed
 
 
 def _throw_away(context: Context, run: RunFile, doomed: str, tick: Ticker) -> None:
     """Clear the folder for a new run, unless another master did so while this one waited or slept."""
-    if _run_id(context.store) == doomed and _unfinished(context.store, run) is None:
-        clear(context.store, tick.now)
+    if stored_run_id(context.store) == doomed and _unfinished(context.store, run) is None:
+        clear(context.store, doomed, tick.now)
     else:
         _check_same(context.store, run)
-
-
-def discard(context: Context) -> None:
-    """Throw away the run in the work folder. Raises `RunRefused` where one lives."""
-    _refuse_the_living(context)
-    clear(context.store)
 
 
 def _check_same(store: Store, run: RunFile) -> RunRecord | None:
@@ -172,93 +159,6 @@ def _set_state(store: Store, record: RunRecord, state: str, reason: str | None =
     changed = RunRecord(record.run_id, state, record.run_file, record.version, reason, record.started)
     store.replace(names.RUN, changed.to_bytes(), durable=True)
     return changed
-
-
-def living_roles(context: Context) -> str | None:
-    """The first role in the folder that still lives, for people; None if all have ended or are dead.
-
-    A role on this machine is looked up; one elsewhere is watched until its file changes or its lease is over.
-    """
-    watch = LeaseWatch(context.clock, OFFICE_LEASE_S)
-    first: dict[str, int] = {}
-    backoff = context.backoff()
-    dead: set[str] = set()
-    told = False
-    while True:
-        files = {f.path: f for f in role_files(context.store) if not f.ended and f.path not in dead}
-        stale = watch.stale({path: f.mtime_ms for path, f in files.items()})
-        for path, file in files.items():
-            content = read_role_file(context.store, path) if path not in first else {}
-            if content is None or path in stale or gone_from_this_machine(content):
-                dead.add(path)
-            elif path in first and first[path] != file.mtime_ms:
-                return f"{file.role} ({file.worker or 'term ' + str(file.term)})"
-            elif path not in first and content.get("machine") == context.me.machine:
-                return f"{file.role} (process {content.get('pid')} on {content.get('host')})"
-            first.setdefault(path, file.mtime_ms)
-        if not set(files) - dead:
-            return None
-        if not told:
-            told = True
-            context.say(
-                f"watching for {OFFICE_LEASE_S:.0f} s whether {next(iter(set(files) - dead))} still lives"
-            )
-        context.check()
-        backoff.pause()
-
-
-def _refuse_the_living(context: Context) -> None:
-    try:
-        record = read_record(context.store)
-    except BadContent:
-        record = None  # damaged: it cannot be gone on with, but somebody may still be living here
-    if record is not None and record.state == "over":
-        return  # whoever is still there is about to leave
-    alive = living_roles(context)
-    if alive:
-        raise RunRefused(
-            f"{context.store.url}: a run is alive here: {alive}; stop it first, or take another --work"
-        )
-
-
-def clean(context: Context) -> list[str]:
-    """Remove a run that nobody works on any more; returns the foreign names that were left.
-
-    Raises `RunRefused` where a run lives, or where there is none.
-    """
-    store = context.store
-    if store.stat(names.RUN) is None and not any(names.is_own(e.name) for e in store.list()):
-        raise RunRefused(f"{store.url}: no run here")
-    _refuse_the_living(context)
-    left = clear(store)
-    if not left:
-        store.delete_tree("")
-    return left
-
-
-def clear(store: Store, still_mine: Callable[[], None] | None = None) -> list[str]:
-    """Remove a run: only what is Coppice's own, run.json last so that a crash in between leaves a run that
-    can be cleared again. Returns the foreign names that were left.
-
-    `still_mine` is called before each removal, for a master that clears in office, and raises to give up;
-    then the folder of the offices stays.
-    """
-    left = []
-    for entry in store.list():
-        if still_mine is not None:
-            still_mine()
-        if not names.is_own(entry.name):
-            left.append(entry.name)
-        elif entry.name == names.ROLES and still_mine is not None:
-            store.delete_many([f.path for f in role_files(store) if f.ended and f.worker is not None])
-        elif entry.is_folder:
-            store.delete_tree(entry.name)
-        elif entry.name != names.RUN:
-            store.delete(entry.name)
-    if still_mine is not None:
-        still_mine()
-    store.delete(names.RUN)
-    return left
 
 
 # Rounds

@@ -25,8 +25,9 @@ from rich.text import Text
 
 from coppice.clock import SystemClock
 from coppice.errors import CoppiceError
+from coppice.roles.clearing import discard
 from coppice.roles.context import Context, declare_failure, read_failure, read_record
-from coppice.roles.master import discard, read_result
+from coppice.roles.master import read_result
 from coppice.roles.status import Status, read_status
 from coppice.runfile import RunFile
 from coppice.show import facts_table, result_lines, result_table, status_rows

@@ -62,13 +62,14 @@ class Drafts:
         """Rename `draft` to `path`, never overwriting; makes the parent folder on demand.
 
         False: `path` is taken, and `draft` discarded. None: somebody removed `draft` before it was published;
-        bear that, and write it again. After a lost reply: our draft gone and `path` there means it was us.
-        With neither there, somebody has removed the draft, or moved `path` on already: to write again what
-        was moved on makes it exist twice, not to write what was removed would lose it.
+        bear that, and write it again. After a lost reply: our draft gone and `path` there means it was us, if
+        the files of `telling` (path to content; empty ones tell nothing) are there, too, for somebody may
+        have removed the draft and somebody else have taken the name. With neither there, somebody has
+        removed the draft, or moved `path` on already: to write again what was moved on makes it exist twice,
+        not to write what was removed would lose it.
 
         The same after a refusal, for what stands between us and the home (a portal, a load balancer) may have
-        sent our request twice and shown us the second answer only: our draft gone, and the files of `telling`
-        (path to content; empty ones tell nothing) there means it was us.
+        sent our request twice and shown us the second answer only. Then there must be some that tell.
         """
         look, in_doubt, turn = self._home.stat, False, 0
         try:
@@ -83,7 +84,7 @@ class Drafts:
                     continue  # renaming again is the cheapest look: if it had happened, it now says False
                 there = effort.until_answered(lambda: look(path)) is not None
                 if (in_doubt or there or turn > 1) and effort.until_answered(lambda: look(draft)) is None:
-                    if there and (in_doubt or self._all_there(effort, telling)):
+                    if there and self._is_ours(effort, telling, in_doubt):
                         return not (is_folder and self._lost_inside(effort, draft, path))
                     return None
                 if there:
@@ -147,11 +148,13 @@ class Drafts:
             for each in strays:
                 self.discard(each)
 
-    def _all_there(self, effort: Effort, telling: Mapping[str, bytes]) -> bool:
-        found = {path: data for path, data in telling.items() if data}
-        return bool(found) and all(
+    def _is_ours(self, effort: Effort, telling: Mapping[str, bytes], by_default: bool) -> bool:
+        expected = {path: data for path, data in telling.items() if data}
+        if not expected:
+            return by_default
+        return all(
             effort.until_answered(lambda path=path, data=data: self._holds(path, data))  # type: ignore[misc]
-            for path, data in found.items()
+            for path, data in expected.items()
         )
 
     def _holds(self, path: str, data: bytes) -> bool:

@@ -149,6 +149,17 @@ class Store:
                 made += 1
             return False
 
+    def move_into(self, folder: str, name: str, is_folder: bool = False) -> bool:
+        """Move a file or folder from the root into `folder`, under its own name; True: this call moved it.
+
+        False: it is gone, `folder` is missing (it is NOT made), or has such a name already. A hint only, as
+        after a lost reply. For what shall be deleted: a request to move that arrives late, when `folder` is
+        deleted, does nothing, where a late request to delete would meet whatever has the name then.
+        """
+        check_path(name)
+        rename = self.home.rename_folder if is_folder else self.home.rename
+        return self._simple(f"move {name} into {folder}", lambda: rename(name, f"{folder}/{name}"))
+
     def touch(self, path: str) -> bool:
         """Give the file a new mtime, different from its last one. False where there is no such file."""
         check_path(path)

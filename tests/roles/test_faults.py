@@ -11,9 +11,10 @@ import pytest
 
 from coppice.errors import CoppiceError
 from coppice.pruning.contract import Float64s, Score, Tick
+from coppice.roles.clearing import clean
 from coppice.roles.context import declare_failure, read_record
 from coppice.roles.evaluator import evaluator
-from coppice.roles.master import clean, master
+from coppice.roles.master import master
 from coppice.roles.outer import outer
 from coppice.roles.searcher import ncs
 from coppice.roles.status import read_status

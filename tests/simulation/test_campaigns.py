@@ -18,7 +18,7 @@ from tests.simulation.crash_points import Point, all_points, try_point
 from tests.simulation.schedules import try_schedule
 
 SCHEDULES = 10_000 if os.environ.get("CI") else 300
-REGRESSIONS = (12, 59, 120, 213, 331, 350, 388, 543, 1339, 1374)
+REGRESSIONS = (12, 59, 120, 213, 331, 350, 388, 543, 1339, 1374, 4796, 7106)
 """Seeds that failed once; docs/reliability.md says what they found."""
 
 

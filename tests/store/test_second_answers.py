@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from coppice.store import TEMPORARY_FOLDER, Store
+from coppice.store import TEMPORARY_FOLDER, Store, TransientStoreError
 from coppice.store.memory import MemoryHome
+from tests.support.clocks import FakeClock
 
 
 class TwiceHome(MemoryHome):
@@ -63,6 +64,27 @@ def test_a_file_is_replaced_without_another_try() -> None:
     store.replace("file", b"2")
     assert store.read("file") == b"2"
     assert told == []
+
+
+class SleptHome(MemoryHome):
+    """Its first rename is refused and seems lost; meanwhile somebody clears `.tmp` and takes the name."""
+
+    slept = False
+
+    def rename(self, source: str, target: str) -> bool:
+        """See the class."""
+        if not self.slept:
+            self.slept = True
+            self.delete_tree(TEMPORARY_FOLDER)
+            self.put(target, b"theirs")
+            raise TransientStoreError("timed out")
+        return super().rename(source, target)
+
+
+def test_what_somebody_else_wrote_is_not_ours() -> None:
+    store = Store(SleptHome(), clock=FakeClock())
+    assert not store.create("term", b"ours")
+    assert store.read("term") == b"theirs"
 
 
 def test_a_folder_is_published_once() -> None:

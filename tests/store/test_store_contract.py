@@ -39,6 +39,24 @@ def test_rename_makes_the_folder(store: Store) -> None:
     assert names(store) == ["claims"]
 
 
+def test_moving_into_a_folder_never_makes_it(store: Store) -> None:
+    store.create("file", b"1")
+    store.create("folder/inside", b"2")
+    assert not store.move_into("away", "file")
+    assert not store.move_into("away", "folder", is_folder=True)
+    store.make_folder("away")
+    assert store.move_into("away", "file")
+    assert store.move_into("away", "folder", is_folder=True)
+    assert not store.move_into("away", "file")
+    store.create("file", b"new")
+    assert not store.move_into("away", "file")
+    assert [store.read("away/file"), store.read("away/folder/inside"), store.read("file")] == [
+        b"1",
+        b"2",
+        b"new",
+    ]
+
+
 def test_a_folder_that_others_removed_is_made_again(store: Store, home_spec: HomeSpec) -> None:
     store.create("claims/a", b"a")
     with Store(home_spec.open()) as other:
