@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +44,13 @@ class FreeScorer:
     """Costs nothing."""
 
     layers = LAYERS
+    batch = 1
 
     def __init__(self, *reference: Any) -> None: ...
 
-    def score(self, crates: Float64s, tick: Tick) -> Score:
-        """A feasible score that depends on the crates."""
-        return Score(float(np.exp(-crates.mean())), True, 0.9)
+    def score_many(self, solutions: Sequence[Float64s], tick: Tick) -> list[Score]:
+        """Feasible scores that depend on the crates."""
+        return [Score(float(np.exp(-crates.mean())), True, 0.9) for crates in solutions]
 
 
 def serve(role: str, work: str, counts: Path) -> None:

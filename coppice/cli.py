@@ -182,10 +182,10 @@ def evaluator(work: WorkOption = None, device: DeviceOption = None, threads: Thr
         _use_threads(threads)
 
         def make_scorer(run: RunFile, weights: bytes, x: Any, y: Any, reference_accuracy: float) -> Any:
-            from coppice.pruning.scoring import TorchScorer
+            from coppice.pruning.scoring import FastScorer
 
             place = device or run.evaluators.device
-            return TorchScorer.build(run, weights, x, y, reference_accuracy, place)
+            return FastScorer.build(run, weights, x, y, reference_accuracy, place)
 
         serve(context, make_scorer)
 

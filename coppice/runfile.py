@@ -153,6 +153,11 @@ class EvaluatorsSection(_Section):
     """A solution that cost so many evaluators their life is set aside as infeasible."""
     device: str = "cpu"
     """cpu, cuda, cuda:0, or auto."""
+    accuracy: bool = False
+    """Whether every solution's accuracy shall stand in history.csv; otherwise scoring stops as soon as the
+    verdict is certain, which is several times faster."""
+    cache_mb: int = Field(default=512, ge=0, le=10**6)
+    """Memory, MB, that an evaluator on a CPU may use for what solutions share."""
 
 
 class RunFile(_Section):

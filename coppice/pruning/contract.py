@@ -1,13 +1,13 @@
 """What the roles need of a network, in plain numpy and bytes: nothing here imports torch.
 
 `Pruner` is what the outer loop drives, `Scorer` what an evaluator drives. The real ones are built by
-`coppice.pruning.pruner.TorchPruner` and `coppice.pruning.scoring.TorchScorer`; tests put cheap stand-ins
+`coppice.pruning.pruner.TorchPruner` and `coppice.pruning.scoring.FastScorer`; tests put cheap stand-ins
 behind the same protocols.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,11 +35,11 @@ class Score:
     """The verdict on one solution."""
 
     fitness: float
-    """Feasible: the fraction of all parameters that remain, in (0, 1]. Infeasible: 1 + missing accuracy,
-    in (1, 2]."""
+    """Feasible: the fraction of all parameters that remain, in (0, 1]. Infeasible: in (1, 2], the larger
+    the earlier it was certain; see `coppice.pruning.scoring.verdict`."""
     feasible: bool
-    accuracy: float
-    """On the samples of data.npy."""
+    accuracy: float | None
+    """On the samples of data.npy; None where it was not asked for, and the verdict was certain without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,11 @@ class Scorer(Protocol):
         """How many crates a solution has."""
         ...
 
-    def score(self, crates: Float64s, tick: Tick) -> Score:
-        """Cut a copy of the reference at these crates, float64 (layers,), and judge it."""
+    @property
+    def batch(self) -> int:
+        """How many solutions it is best given at once."""
+        ...
+
+    def score_many(self, solutions: Sequence[Float64s], tick: Tick) -> list[Score]:
+        """Cut a copy of the reference at the crates of each, float64 (layers,), and judge it."""
         ...

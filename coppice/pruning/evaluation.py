@@ -30,6 +30,8 @@ def pick_device(name: str) -> torch.device:
         raise CoppiceError(f"evaluators.device: {name!r} is not supported; cpu, cuda, cuda:0 or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise CoppiceError(f"evaluators.device: there is no {name} here; use cpu or auto")
+    # Convolutions would be rounded to ten bits by default: too coarse for a verdict that others repeat.
+    torch.backends.cudnn.allow_tf32 = False
     return device
 
 
@@ -48,15 +50,30 @@ def count_errors(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tick: Tick)
     """
     was_training = model.training
     model.eval()
-    right = torch.zeros((), dtype=torch.int64, device=y.device)
-    with torch.inference_mode():
-        for begin in range(0, len(y), BATCH):
-            tick()
-            logits = model(x[begin : begin + BATCH])  # (batch, classes)
-            best, predicted = logits.max(1)  # NaN wins every max, so it cannot hide
-            right += ((predicted == y[begin : begin + BATCH]) & best.isfinite()).sum()
+    wrong = torch.zeros((), dtype=torch.int64, device=y.device)
+    for begin in range(0, len(y), BATCH):
+        tick()
+        wrong += wrong_in(model, x[begin : begin + BATCH], y[begin : begin + BATCH]).sum()
     model.train(was_training)
-    return len(y) - int(right)
+    return int(wrong)
+
+
+def wrong_in(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """bool (n,): which samples the network, in evaluation mode, gets wrong. x: (n, ...), y: int64 (n,).
+
+    A sample whose largest logit is not finite counts as wrong. Where the device has no room for all of them,
+    they go through in halves.
+    """
+    try:
+        with torch.inference_mode():
+            best, predicted = model(x).max(1)  # NaN wins every max, so it cannot hide
+            wrong: torch.Tensor = (predicted != y) | ~best.isfinite()
+            return wrong
+    except torch.OutOfMemoryError:
+        if len(y) == 1:
+            raise
+    half = len(y) // 2
+    return torch.cat([wrong_in(model, x[:half], y[:half]), wrong_in(model, x[half:], y[half:])])
 
 
 def allowed_errors(reference_accuracy: float, drop: float, samples: int) -> int:

@@ -31,6 +31,7 @@ from coppice.pruning.masks import (
 from coppice.pruning.published import pack_published
 from coppice.pruning.randomness import Batches, Purpose, generator, torch_seed
 from coppice.pruning.saving import load_state, save_state
+from coppice.pruning.scoring.verdict import hardest_first
 from coppice.pruning.sgd import MaskedSGD, learning_rate
 from coppice.pruning.tensors import Tensors, fill_model, load_weights_file, model_tensors, pack
 from coppice.runfile import RunFile, TrainingSection
@@ -114,9 +115,11 @@ class TorchPruner:
         return self._samples
 
     def weights(self) -> bytes:
-        """See `Pruner.weights`; beside them the layers' masks, and whether surgery had repaired the last
-        cut."""
-        return pack_published(self._tensors(), self.found, self.masks, self.repaired)
+        """See `Pruner.weights`; beside them the layers' masks, whether surgery had repaired the last cut,
+        and the order in which to look at the samples."""
+        self.sgd.show(self.masks)
+        order = hardest_first(self.model, self._held_x, self._held_y, _no_tick)
+        return pack_published(self._tensors(), self.found, self.masks, self.repaired, order)
 
     def start_crates(self) -> Float64s:
         """The crates in force, put in terms of the weights as they have become since the cut: those that

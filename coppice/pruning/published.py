@@ -14,6 +14,7 @@ from coppice.pruning.masks import Masks
 from coppice.pruning.tensors import Tensors, fill_model, pack, unpack
 
 _MASK = "coppice.mask."
+_ORDER = "coppice.order"
 _ORIGIN = "model weights"
 
 
@@ -25,14 +26,21 @@ class Published:
     """The weight masks in force, by the weight's name; ones where the file has none."""
     repaired: bool
     """Whether the network keeps the constraint as it stands."""
+    order: torch.Tensor | None
+    """int32 (samples,): in which order the samples are looked at; None where the file does not say."""
 
 
 def pack_published(
-    tensors: Mapping[str, torch.Tensor], layers: Sequence[PrunableLayer], masks: Masks, repaired: bool
+    tensors: Mapping[str, torch.Tensor],
+    layers: Sequence[PrunableLayer],
+    masks: Masks,
+    repaired: bool,
+    order: torch.Tensor,
 ) -> bytes:
-    """safetensors: the tensors under their own names, so that anybody can load them, and masks as bytes."""
+    """safetensors: the tensors under their own names, so that anybody can load them, masks as bytes, and
+    the order in which to look at the samples, int32 (samples,)."""
     extra = {_MASK + layer.weight: masks[layer.weight].to(torch.uint8) for layer in layers}
-    return pack({**tensors, **extra}, {"repaired": repaired})
+    return pack({**tensors, **extra, _ORDER: order}, {"repaired": repaired})
 
 
 def unpack_published(content: bytes, model: nn.Module, layers: Sequence[PrunableLayer]) -> Published:
@@ -44,6 +52,9 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
     masks: Tensors = {}
     for name in [name for name in tensors if name.startswith(_MASK)]:
         masks[name.removeprefix(_MASK)] = tensors.pop(name)
+    order = tensors.pop(_ORDER, None)
+    if order is not None and not _is_permutation(order):
+        raise CoppiceError(f"{_ORIGIN}: {_ORDER} is no order of samples")
     fill_model(model, tensors, _ORIGIN)
     parameters = dict(model.named_parameters())
     wanted = {layer.weight: parameters[layer.weight].detach() for layer in layers}
@@ -54,4 +65,10 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
         if mask.dtype != torch.uint8 or mask.shape != weight.shape or bool((mask > 1).any()):
             raise CoppiceError(f"{_ORIGIN}: the mask of {name!r} does not fit its weight")
         masks[name] = mask.to(weight.dtype)
-    return Published(masks, bool(info.get("repaired", True)))
+    return Published(masks, bool(info.get("repaired", True)), order)
+
+
+def _is_permutation(order: torch.Tensor) -> bool:
+    if order.dtype != torch.int32 or order.ndim != 1:
+        return False
+    return torch.equal(order.sort().values, torch.arange(len(order), dtype=torch.int32))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from coppice.pruning.contract import Float64s, Scorer
+from coppice.pruning.contract import Float64s, Score, Scorer
 from coppice.roles.context import Board, Context, Stopped, saying_goodbye, wait_for_run
 from coppice.roles.views import Views
 from coppice.runfile import RunFile
@@ -61,6 +61,32 @@ def evaluator(context: Context, make_scorer: MakeScorer) -> None:
     presence = announce_evaluator(context.store, context.clock, context.me)
     with saying_goodbye(presence):
         _Evaluator(context, record.run_id, run, make_scorer, presence).serve()
+
+
+class _Held:
+    """Claims, as long as nobody takes them back."""
+
+    def __init__(self, claims: list[Claim], evaluator: _Evaluator) -> None:
+        self.claims = claims
+        self._evaluator = evaluator
+        self._beat = Every(evaluator.context.clock, evaluator.run.evaluators.lease_s / 4)
+
+    def tick(self) -> None:
+        """Beat, if it is time. Raises `_ClaimLost` when no claim is left."""
+        self._evaluator.context.check()
+        self._evaluator.presence.beat()
+        if not self._beat.due():
+            return
+        for lost in [each for each in self.claims if not each.beat()]:
+            self.claims = [each for each in self.claims if each is not lost]
+            self._evaluator.context.say(f"{lost.id}: the claim was taken back, its score will not count")
+        if not self.claims:
+            raise _ClaimLost
+
+    def give_back(self) -> None:
+        """All of them, unscored."""
+        for each in self.claims:
+            each.give_back()
 
 
 class _Evaluator:
@@ -145,15 +171,26 @@ class _Evaluator:
         place, peers = self._my_place()
         first = len(todo) * place // peers
         last = max(first + 1, len(todo) * (place + 1) // peers)
-        scored = False
-        for waiting in todo[first:last]:
-            mine = claim(self.store, generation, waiting, self.context.me.worker)
-            if mine is None:
-                break
-            if not self._handle(mine, solutions[waiting.index]):
+        share, scored = todo[first:last], False
+        while share:
+            some = share[: self._batch(generation.search)]
+            share = share[len(some) :]
+            mine = []
+            for waiting in some:
+                claimed = claim(self.store, generation, waiting, self.context.me.worker)
+                if claimed is None:  # somebody else works here: look again
+                    share = []
+                    break
+                mine.append(claimed)
+            if not mine or not self._handle(mine, solutions):
                 break
             scored = True
         return scored
+
+    def _batch(self, search: int) -> int:
+        """How many solutions to claim at once: never more than this evaluator's share, so that nobody else
+        runs out of work."""
+        return self.scorer.batch if self.scorer is not None and self.scorer_search == search else 1
 
     def _solutions_of(self, generation: GenerationId) -> Float64s | None:
         """All its solutions, float64 (population, layers); None: they are not there, or cannot be used."""
@@ -185,53 +222,59 @@ class _Evaluator:
             self.place = (peers.index(me), len(peers)) if me in peers else (0, 1)
         return self.place
 
-    # One solution
+    # Claimed solutions
 
-    def _handle(self, mine: Claim, crates: Float64s) -> bool:
-        """Score a claimed solution; False: it could not be, for a reason that the next one shares."""
-        beat = Every(self.context.clock, self.run.evaluators.lease_s / 4)
+    def _handle(self, mine: list[Claim], solutions: Float64s) -> bool:
+        """Score what was claimed; False: it could not be, for a reason that others share.
 
-        def tick() -> None:
-            self.context.check()
-            self.presence.beat()
-            if beat.due() and not mine.beat():
-                raise _ClaimLost
-
+        `solutions`: those of the whole generation, float64 (population, layers).
+        """
+        held = _Held(mine, self)
+        generation = mine[0].generation
         try:
-            scorer = self._scorer(mine.generation.search, tick)
+            scorer = self._scorer(generation.search, held.tick)
         except _ClaimLost:  # reading the reference took too long for others to wait
             return False
-        except BaseException:  # the reference is at fault, or we are: not this solution
-            mine.give_back()
+        except BaseException:  # the reference is at fault, or we are: not these solutions
+            held.give_back()
             raise
         if scorer is None:
-            mine.give_back()
+            held.give_back()
             return False
-        if len(crates) != scorer.layers:
-            file = mine.generation.solutions_file
-            self._put_aside(mine.generation, f"{file}: expected {scorer.layers} layers, found {len(crates)}")
-            mine.give_back()
+        layers = solutions.shape[1]
+        if layers != scorer.layers:
+            file = generation.solutions_file
+            self._put_aside(generation, f"{file}: expected {scorer.layers} layers, found {layers}")
+            held.give_back()
             return False
         try:
-            score = scorer.score(crates, tick)
-            if not (math.isfinite(score.fitness) and math.isfinite(score.accuracy)):
-                raise ArithmeticError(f"the score is not a number: {score}")
+            scores = scorer.score_many([solutions[each.token.index] for each in mine], held.tick)
+            for score in scores:
+                if not (math.isfinite(score.fitness) and math.isfinite(score.accuracy or 0.0)):
+                    raise ArithmeticError(f"the score is not a number: {score}")
         except _ClaimLost:
-            self.context.say(f"{mine.id}: the claim was taken back, its score will not count")
+            pass
         except (Stopped, StoreError):
-            mine.give_back()
+            held.give_back()
             raise
         except Exception as error:
-            self.context.say(f"{mine.id}: scoring failed ({type(error).__name__}: {error})"[:300])
-            if mine.failed(traceback.format_exc(), self.run.evaluators.tries):
-                self.context.say(f"{mine.id}: set aside after {mine.token.attempt} tries")
+            if len(mine) > 1:  # alone, each shows whether it is at fault
+                return all(self._handle([each], solutions) for each in held.claims)
+            self.context.say(f"{mine[0].id}: scoring failed ({type(error).__name__}: {error})"[:300])
+            if mine[0].failed(traceback.format_exc(), self.run.evaluators.tries):
+                self.context.say(f"{mine[0].id}: set aside after {mine[0].token.attempt} tries")
         else:
-            if mine.announce(score.fitness, score.accuracy):
-                self.views.put(mine.generation, mine.id.fit_file, fit_bytes(crates, score.fitness))
-            elif mine.beat():
-                # Still ours, so the very same score stands there already: it was published twice.
-                mine.discard()
+            for each, score in zip(mine, scores, strict=True):
+                if each in held.claims:
+                    self._announce(each, solutions[each.token.index], score)
         return True
+
+    def _announce(self, mine: Claim, crates: Float64s, score: Score) -> None:
+        if mine.announce(score.fitness, score.accuracy):
+            self.views.put(mine.generation, mine.id.fit_file, fit_bytes(crates, score.fitness))
+        elif mine.beat():
+            # Still ours, so the very same score stands there already: it was published twice.
+            mine.discard()
 
     def _scorer(self, search: int, tick: Callable[[], None]) -> Scorer | None:
         """The scorer for the weights of one search; None: those weights are not there (any more)."""

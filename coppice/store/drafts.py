@@ -84,9 +84,9 @@ class Drafts:
                     continue  # renaming again is the cheapest look: if it had happened, it now says False
                 there = effort.until_answered(lambda: look(path)) is not None
                 if (in_doubt or there or turn > 1) and effort.until_answered(lambda: look(draft)) is None:
-                    if there and self._is_ours(effort, telling, in_doubt):
-                        return not (is_folder and self._lost_inside(effort, draft, path))
-                    return None
+                    if there and is_folder and self._lost_inside(effort, draft, path):
+                        return False
+                    return True if there and self._is_ours(effort, telling, in_doubt) else None
                 if there:
                     self.discard(draft)
                     return False

@@ -198,11 +198,12 @@ class Claim:
         """Show that its holder lives; False: the claim was taken back meanwhile."""
         return self.store.touch(self._path)
 
-    def announce(self, fitness: float, accuracy: float) -> bool:
+    def announce(self, fitness: float, accuracy: float | None) -> bool:
         """Publish the score and let the claim go, in one rename; False: it had been taken back, the score
         does not count."""
         token = self.token
-        score = Scored(token.index, token.attempt, float(fitness), float(accuracy), token.worker)
+        known = None if accuracy is None else float(accuracy)
+        score = Scored(token.index, token.attempt, float(fitness), known, token.worker)
         return self.store.rename(self._path, self.generation.path(score.name))
 
     def discard(self) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from coppice.errors import CoppiceError
 from coppice.pruning.pruner import TorchPruner
-from coppice.pruning.scoring import TorchScorer
+from coppice.pruning.scoring import FastScorer
 from coppice.pruning.tensors import load_weights_file, pack, unpack
 from tests.fuzz.damage import content, quick, read_or_refuse
 from tests.pruning.networks import no_tick, small
@@ -50,7 +50,7 @@ def test_any_bytes_are_no_tensors(data: bytes) -> None:
 @given(content(WEIGHTS))
 def test_any_weights_are_refused_or_judged(data: bytes) -> None:
     def judge() -> None:
-        TorchScorer.build(RUN, data, X, Y, 0.9).score(np.zeros(2), no_tick)
+        FastScorer.build(RUN, data, X, Y, 0.9).score(np.zeros(2), no_tick)
 
     read_or_refuse(judge)
 
@@ -113,7 +113,7 @@ def test_tensors_of_another_kind(dtype: str, data: st.DataObject) -> None:
 
 
 def judge_weights(data: bytes) -> None:
-    TorchScorer.build(RUN, data, X, Y, 0.9).score(np.zeros(2), no_tick)
+    FastScorer.build(RUN, data, X, Y, 0.9).score(np.zeros(2), no_tick)
 
 
 # What was found

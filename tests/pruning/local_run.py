@@ -19,7 +19,7 @@ import yaml
 
 from coppice.pruning.contract import Measure, Outcome
 from coppice.pruning.pruner import TorchPruner
-from coppice.pruning.scoring import TorchScorer
+from coppice.pruning.scoring import FastScorer
 from coppice.runfile import RunFile, load_run_file, parse_run_file
 from coppice.search import make_optimizer
 
@@ -52,7 +52,7 @@ def run_locally(run: RunFile, say: bool = False) -> LocalRun:
         if pruner.iteration < run.surgery.prune_until:
             searches += 1
             at = time.process_time()
-            scorer = TorchScorer.build(run, pruner.weights(), x, y, pruner.reference_accuracy)
+            scorer = FastScorer.build(run, pruner.weights(), x, y, pruner.reference_accuracy)
             fitness, told = search(run, pruner, scorer, searches)
             evaluations += told
             search_s += time.process_time() - at
@@ -73,7 +73,7 @@ def run_locally(run: RunFile, say: bool = False) -> LocalRun:
     return LocalRun(outcome, rounds, searches, evaluations, train_s, search_s)
 
 
-def search(run: RunFile, pruner: TorchPruner, scorer: TorchScorer, number: int) -> tuple[float, int]:
+def search(run: RunFile, pruner: TorchPruner, scorer: FastScorer, number: int) -> tuple[float, int]:
     """Search number `number`, and its cut; gives the fitness found and the evaluations made."""
     start = pruner.start_crates()
     searched = pruner.searched_layers(number)

@@ -11,7 +11,8 @@ from coppice.errors import CoppiceError
 from coppice.models import build_model
 from coppice.pruning.evaluation import BATCH, allowed_errors, count_errors, pick_device
 from coppice.pruning.pruner import TorchPruner
-from coppice.pruning.scoring import TorchScorer, judge
+from coppice.pruning.scoring import PlainScorer, Reference
+from coppice.pruning.scoring.verdict import hardest_first, infeasible_score, margins
 from coppice.pruning.tensors import pack, unpack
 from coppice.runfile import RunFile
 from tests.pruning.networks import no_tick, small
@@ -28,16 +29,17 @@ def pruner() -> TorchPruner:
     return trained(small())
 
 
-def scorer_of(pruner: TorchPruner) -> TorchScorer:
+def plainly(pruner: TorchPruner, weights: bytes | None = None, run: RunFile | None = None) -> PlainScorer:
     x, y = pruner.samples()
-    return TorchScorer.build(pruner.run, pruner.weights(), x, y, pruner.reference_accuracy, "cpu")
+    accuracy = pruner.reference_accuracy
+    return PlainScorer(Reference.build(run or pruner.run, weights or pruner.weights(), x, y, accuracy))
 
 
 @pytest.mark.parametrize("crates", [[-1.0, -1, -1], [0, 0, 0], [0.3, 1.2, -0.5], [2, 2, 2], [50, 50, 50]])
 def test_a_score_is_what_plain_torch_says(pruner: TorchPruner, crates: list[float]) -> None:
     run = pruner.run
     x, y = pruner.samples()
-    score = scorer_of(pruner).score(np.array(crates), no_tick)
+    score = plainly(pruner).score(np.array(crates), no_tick)
     model = build_model(run.model, 99)
     tensors, _ = unpack(pruner.weights(), "test")
     model.load_state_dict({name: tensors[name] for name in model.state_dict()})
@@ -53,16 +55,25 @@ def test_a_score_is_what_plain_torch_says(pruner: TorchPruner, crates: list[floa
             kept += int(keep.sum()) + int(keep.any(1).sum())
             total += layer.weight.numel() + layer.bias.numel()
         predicted = model(torch.tensor(x)).argmax(1).numpy()
-    errors = int((predicted != y).sum())
+        model.load_state_dict({name: tensors[name] for name in model.state_dict()})
+        logits = model(torch.tensor(x))
+        own = logits[range(len(y)), y]
+        logits[range(len(y)), y] = -torch.inf
+        order = (own - logits.amax(1)).argsort(stable=True).numpy()
+    wrong = (predicted != y)[order]
+    errors = int(wrong.sum())
     allowed = round((1 - pruner.reference_accuracy) * len(y)) + 10  # accuracy_drop 0.05 of 200
     assert score.accuracy == (len(y) - errors) / len(y)
     assert score.feasible == (errors <= allowed)
-    expected = max(kept, 1) / total if errors <= allowed else 1 + (errors - allowed) / len(y)
-    assert score.fitness == expected
+    if errors <= allowed:
+        assert score.fitness == max(kept, 1) / total
+    else:
+        spared = len(y) - 1 - np.flatnonzero(wrong)[allowed]
+        assert score.fitness == 1 + (spared + 1) / len(y)
 
 
 def test_scoring_is_repeatable_and_beats(pruner: TorchPruner) -> None:
-    scorer = scorer_of(pruner)
+    scorer = plainly(pruner)
     assert scorer.layers == 3
     beats: list[int] = []
     first = scorer.score(np.array([0.5, 0.5, 0.0]), lambda: beats.append(1))
@@ -80,7 +91,7 @@ def test_what_is_applied_is_what_was_scored(model: str) -> None:
     random = np.random.default_rng(1)
     for _ in range(4):
         crates = random.uniform(-0.5, 1.5, len(pruner.layers))
-        score = scorer_of(pruner).score(crates, no_tick)
+        score = plainly(pruner).score(crates, no_tick)
         pruner.apply(crates, 0.5)
         measure = pruner.measure(no_tick)
         assert (measure.accuracy, measure.feasible) == (score.accuracy, score.feasible)
@@ -105,13 +116,19 @@ def test_the_allowed_errors_are_whole_numbers(
     assert allowed_errors(accuracy, (allowed_drop + 0.5) / samples, samples) == errors + allowed_drop
 
 
-def test_the_verdict() -> None:
-    assert judge(5, 5, 100, 30, 60).fitness == 0.5
-    assert judge(5, 5, 100, 30, 60).feasible
-    low = judge(6, 5, 100, 30, 60)
-    assert (low.feasible, low.fitness, low.accuracy) == (False, 1.01, 0.94)
-    assert judge(100, 0, 100, 30, 60).fitness == 2.0
-    assert judge(0, 0, 100, 0, 60).fitness == 1 / 60
+def test_an_infeasible_score_says_how_infeasible() -> None:
+    scores = [infeasible_score(seen, 100, None).fitness for seen in range(1, 101)]
+    assert scores == sorted(scores, reverse=True)
+    assert (scores[0], scores[-1]) == (2.0, 1.01)
+
+
+def test_the_samples_that_are_closest_to_failing_come_first() -> None:
+    model = nn.Flatten()
+    x = torch.tensor([[5.0, 0, 0], [0, 1, 0], [3, 0, 4], [float("nan"), 0, 0], [0, 0, 2]])
+    y = torch.tensor([0, 1, 0, 0, 2])
+    assert margins(model, x, y, no_tick).tolist() == [5, 1, -1, float("-inf"), 2]
+    order = hardest_first(model, x, y, no_tick)
+    assert (order.dtype, order.tolist()) == (torch.int32, [3, 2, 1, 4, 0])
 
 
 def test_logits_that_are_not_finite_are_wrong() -> None:
@@ -139,8 +156,8 @@ def test_searches_may_give_up_more_where_the_last_cut_is_repaired(pruner: TorchP
     tensors, _ = unpack(pruner.weights(), "test")
     for info, allowed in ((None, 50), ({"repaired": True}, 50), ({"repaired": False}, 10)):
         weights = pack(tensors, info)  # as `pruner.weights()` does
-        scorer = TorchScorer.build(run, weights, x, y, pruner.reference_accuracy, "cpu")
-        assert scorer.allowed_errors == errors + allowed
+        reference = Reference.build(run, weights, x, y, pruner.reference_accuracy)
+        assert reference.allowed == errors + allowed
 
 
 @pytest.mark.parametrize(
@@ -148,7 +165,7 @@ def test_searches_may_give_up_more_where_the_last_cut_is_repaired(pruner: TorchP
 )
 def test_odd_solutions_are_refused(pruner: TorchPruner, crates: list[float]) -> None:
     with pytest.raises(CoppiceError, match="a solution must be 3 finite numbers"):
-        scorer_of(pruner).score(np.array(crates), no_tick)
+        plainly(pruner).score(np.array(crates), no_tick)
 
 
 def test_odd_weights_are_refused(pruner: TorchPruner) -> None:
@@ -167,19 +184,20 @@ def test_odd_weights_are_refused(pruner: TorchPruner) -> None:
             "masks of ['fc2.weight'",
         ),
         (pack(tensors | {"coppice.mask.fc1.weight": torch.ones(2)}), "the mask of 'fc1.weight' does not fit"),
+        (pack(tensors | {"coppice.order": torch.ones(200, dtype=torch.int32)}), "no order of samples"),
+        (pack(tensors | {"coppice.order": torch.arange(200.0)}), "no order of samples"),
+        (pack(tensors | {"coppice.order": torch.arange(9, dtype=torch.int32)}), "they order 9 samples"),
     ):
         with pytest.raises(CoppiceError) as caught:
-            TorchScorer.build(pruner.run, weights, x, y, pruner.reference_accuracy, "cpu")
+            Reference.build(pruner.run, weights, x, y, pruner.reference_accuracy)
         assert said in str(caught.value)
 
 
 def test_plain_weights_without_masks_are_scored_as_whole(pruner: TorchPruner) -> None:
-    x, y = pruner.samples()
     tensors, _ = unpack(pruner.weights(), "test")
-    plain = pack({name: t for name, t in tensors.items() if not name.startswith("coppice.mask.")})
-    scorer = TorchScorer.build(pruner.run, plain, x, y, pruner.reference_accuracy, "cpu")
+    bare = pack({name: t for name, t in tensors.items() if not name.startswith("coppice.")})
     crates = np.array([0.5, 0.5, 0.0])
-    assert scorer.score(crates, no_tick) == scorer_of(pruner).score(crates, no_tick)
+    assert plainly(pruner, bare).score(crates, no_tick) == plainly(pruner).score(crates, no_tick)
 
 
 def test_the_masks_in_force_are_moved_not_made_afresh() -> None:
@@ -187,7 +205,7 @@ def test_the_masks_in_force_are_moved_not_made_afresh() -> None:
     pruner.apply(np.array([1.0, 1.0, 0.5]), 0.5)
     pruner.train(20, no_tick)
     before = pruner.measure(no_tick)
-    score = scorer_of(pruner).score(pruner.start_crates(), no_tick)
+    score = plainly(pruner).score(pruner.start_crates(), no_tick)
     pruner.apply(pruner.start_crates(), 0.5)
     after = pruner.measure(no_tick)
     # The same thresholds: at most the last step of training moved a weight over one of them.

@@ -74,6 +74,7 @@ def try_schedule(seed: int) -> Outcome:
             run_of(lethal, tries),
             evaluators=rng.randint(1, 4),
             make_scorer=scorer_of(lethal),
+            batch=random.Random(f"batch {seed}").randint(1, 3),
             fresh=fresh,
             restart_s=lambda: rng.choice((0.1, 1.0, 5.0, 40.0)),
             ghosts=trouble.leaves_ghosts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -63,6 +63,8 @@ class Trial:
     run: RunFile
     evaluators: int = 2
     make_scorer: MakeScorer = CheapScorer
+    batch: int = 2
+    """Solutions that an evaluator claims at once."""
     fresh: bool = False
     restart_s: Callable[[], float] = lambda: 1.0
     over: set[str] = field(default_factory=set)
@@ -103,10 +105,11 @@ class Trial:
 
         class Counting:
             layers = scorer.layers
+            batch = trial.batch
 
-            def score(self, crates: Float64s, tick: Tick) -> Score:
-                trial.scored += 1
-                return scorer.score(crates, tick)
+            def score_many(self, solutions: Sequence[Float64s], tick: Tick) -> list[Score]:
+                trial.scored += len(solutions)
+                return scorer.score_many(solutions, tick)
 
         return Counting()
 

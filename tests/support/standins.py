@@ -8,6 +8,7 @@ anywhere shows in every later number.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +127,7 @@ class CheapScorer:
     """Implements `coppice.pruning.contract.Scorer`."""
 
     layers = 3
+    batch = 1
 
     def __init__(
         self,
@@ -140,7 +142,11 @@ class CheapScorer:
         self._tolerance = array_from_bytes(weights, "weights")
         self._least = reference_accuracy - run.constraint.accuracy_drop
 
+    def score_many(self, solutions: Sequence[Float64s], tick: Tick) -> list[Score]:
+        return [self.score(crates, tick) for crates in solutions]
+
     def score(self, crates: Float64s, tick: Tick) -> Score:
+        """One of them."""
         tick()
         accuracy = _accuracy(crates, self._tolerance)
         feasible = accuracy >= self._least

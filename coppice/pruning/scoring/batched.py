@@ -1,0 +1,112 @@
+"""Several solutions in one pass, for devices that one network of this size does not keep busy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch.func import functional_call, vmap
+
+from coppice.pruning.contract import Tick
+from coppice.pruning.evaluation import BATCH
+from coppice.pruning.masks import CUT_BELOW, RESTORE_ABOVE
+from coppice.pruning.scoring.plain import PlainScorer
+from coppice.pruning.scoring.reference import Reference
+from coppice.pruning.scoring.verdict import Judgement, codes
+
+SOLUTIONS = 32
+"""At once; halved while the device has no room."""
+_SAMPLES = 4 * BATCH
+"""In one pass, after the first batch; halved when a single solution has no room."""
+
+
+class Batched:
+    """Judges many solutions of one reference at a time, by torch.func.vmap over their weights."""
+
+    def __init__(self, reference: Reference, plain: PlainScorer) -> None:
+        """`plain`: of the same reference; settles what is too close to call."""
+        self._reference = reference
+        self._plain = plain
+        # A copy, since a call that fails can leave a network behind that is not whole.
+        self._model = copy.deepcopy(reference.model)
+        self._rest = {
+            name: tensor.detach()
+            for name, tensor in (*reference.parameters.items(), *reference.model.named_buffers())
+            if name not in reference.weights
+        }
+        self.solutions = SOLUTIONS
+        self._samples = _SAMPLES
+
+    def judge(self, limits: Sequence[tuple[float, ...]], judgements: Sequence[Judgement], tick: Tick) -> None:
+        """Bring each judgement to its end; `limits`: the thresholds of each.
+
+        Raises torch.OutOfMemoryError if not even one solution and one batch of samples have room, and
+        whatever torch raises for a network that cannot be mapped over its weights.
+        """
+        open_ = list(range(len(limits)))
+        while open_:
+            some = open_[: self.solutions]
+            try:
+                self._judge_some([limits[i] for i in some], [judgements[i] for i in some], tick)
+            except torch.OutOfMemoryError:
+                if not self._ask_for_less(len(some)):
+                    raise
+            else:
+                open_ = open_[len(some) :]
+
+    def _ask_for_less(self, solutions: int) -> bool:
+        if solutions > 1:
+            self.solutions = max(1, solutions // 2)
+        elif self._samples > BATCH:
+            self._samples //= 2
+        else:
+            return False
+        torch.cuda.empty_cache()
+        return True
+
+    def _judge_some(
+        self, limits: Sequence[tuple[float, ...]], judgements: Sequence[Judgement], tick: Tick
+    ) -> None:
+        reference = self._reference
+        weights = self._cut(limits)
+        running = [i for i, judgement in enumerate(judgements) if not judgement.certain]
+        while running:
+            begin = judgements[running[0]].seen  # the same for all that run
+            end = min(begin + (self._samples if begin else BATCH), len(reference.y))
+            tick()
+            chosen = torch.tensor(running, device=reference.y.device)
+            logits = self._logits(
+                {name: value[chosen] for name, value in weights.items()}, reference.x[begin:end]
+            )
+            right = reference.y[begin:end, None].expand(len(running), -1, 1)
+            found = codes(logits, right, 2).cpu().numpy()  # one trip from the device for all solutions
+            for i, each in zip(running, found, strict=True):
+                judgements[i].take(each)
+                self._plain.settle(judgements[i], limits[i], tick)
+            running = [i for i in running if not judgements[i].certain]
+
+    def _cut(self, limits: Sequence[tuple[float, ...]]) -> dict[str, torch.Tensor]:
+        """The masked weights and biases, (solutions, ...) each: `operate_all` for all of them at once."""
+        reference = self._reference
+        cut: dict[str, torch.Tensor] = {}
+        for number, layer in enumerate(reference.found):
+            weight, mask = reference.weights[layer.weight], reference.masks[layer.weight]
+            own = torch.tensor([each[number] for each in limits], dtype=torch.float64)
+            shape = (-1, *[1] * weight.ndim)
+            step = ((RESTORE_ABOVE - CUT_BELOW) * own).to(weight).view(shape)
+            bound = (RESTORE_ABOVE * own).to(weight).view(shape)
+            moved = (weight.abs() + step * mask >= bound).to(weight.dtype)
+            cut[layer.weight] = moved * weight
+            if layer.bias is not None:
+                cut[layer.bias] = moved.flatten(2).amax(2) * reference.weights[layer.bias]
+        return cut
+
+    def _logits(self, weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """(solutions, n, classes)."""
+
+        def one(cut: dict[str, torch.Tensor]) -> torch.Tensor:
+            result: torch.Tensor = functional_call(self._model, {**self._rest, **cut}, (x,))
+            return result
+
+        return vmap(one)(weights)

@@ -1,0 +1,295 @@
+"""Inner loops over sparse layers, compiled by numba.
+
+Arrays are laid out with the samples last, and worked on in tiles of samples small enough for a processor's
+own cache. None of the functions checks its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Float32s = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
+Int8s = npt.NDArray[np.int8]
+Pair = tuple[int, int]
+
+TILE = 128
+"""Samples."""
+MAP_TILE = 16
+"""Samples, where every unit is a map."""
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Products and sums may be fused, nothing else is rearranged."""
+    fused = {"contract"}
+    try:
+        return numba.njit(nogil=True, fastmath=fused, cache=True)(function)
+    except RuntimeError:  # nowhere to keep the compiled code: compile it in every process
+        return numba.njit(nogil=True, fastmath=fused)(function)
+
+
+# Slots: those of one unit are a list, from heads[unit] over following[slot] to -1. names: int64 (slots, 3),
+# the unit and the two numbers that say what it keeps.
+
+
+@_compiled
+def find_slots(
+    wanted: Int64s,
+    heads: Int64s,
+    following: Int64s,
+    names: Int64s,
+    found: Int64s,
+) -> None:
+    """found[i]: the slot that has the name wanted[i]; -1 if none has."""
+    for i in range(len(wanted)):
+        slot = heads[wanted[i, 0]]
+        while slot >= 0 and (names[slot, 1] != wanted[i, 1] or names[slot, 2] != wanted[i, 2]):
+            slot = following[slot]
+        found[i] = slot
+
+
+@_compiled
+def nearest_slots(
+    wanted: Int64s,
+    heads: Int64s,
+    following: Int64s,
+    names: Int64s,
+    filled: Int64s,
+    end: int,
+    found: Int64s,
+) -> None:
+    """found[i]: the slot of the same unit that differs least from the name wanted[i], filled up to `end`; -1
+    if to start from nothing is no more work."""
+    for i in range(len(wanted)):
+        least, found[i] = wanted[i, 1] + wanted[i, 2], -1
+        slot = heads[wanted[i, 0]]
+        while slot >= 0:
+            if filled[slot] >= end:
+                differ = abs(wanted[i, 1] - names[slot, 1]) + abs(wanted[i, 2] - names[slot, 2]) + 1
+                if differ < least:
+                    least, found[i] = differ, slot
+            slot = following[slot]
+
+
+@_compiled
+def rename_slots(
+    slots: Int64s,
+    wanted: Int64s,
+    heads: Int64s,
+    following: Int64s,
+    names: Int64s,
+) -> None:
+    """Give slots other names."""
+    for i in range(len(slots)):
+        slot, unit = slots[i], names[slots[i], 0]
+        if unit >= 0:
+            if heads[unit] == slot:
+                heads[unit] = following[slot]
+            else:
+                before = heads[unit]
+                while following[before] != slot:
+                    before = following[before]
+                following[before] = following[slot]
+        names[slot] = wanted[i]
+        following[slot] = heads[wanted[i, 0]]
+        heads[wanted[i, 0]] = slot
+
+
+@_compiled
+def add_rows(
+    x: Float32s,
+    begins: Int64s,
+    columns: Int64s,
+    values: Float32s,
+    base: Int64s,
+    into: Int64s,
+    since: Int64s,
+    end: int,
+    z: Float32s,
+) -> None:
+    """z[into[r], s] = z[base[r], s] + sum_k values[k] * x[columns[k], s], for s from since[r] to end.
+
+    x: float32 (features, n), z: float32 (slots, n); k from begins[r] to begins[r + 1]; base -1 stands for 0.
+    """
+    sums = np.empty(TILE, np.float32)
+    first = end
+    for r in range(len(into)):
+        first = min(first, since[r])
+    for start in range(first, end, TILE):
+        stop = min(start + TILE, end)
+        for r in range(len(into)):
+            left = max(start, since[r])
+            size = stop - left
+            if size <= 0:
+                continue
+            if base[r] < 0:
+                for t in range(size):
+                    sums[t] = np.float32(0)
+            else:
+                row = z[base[r], left:stop]
+                for t in range(size):
+                    sums[t] = row[t]
+            k, last = begins[r], begins[r + 1]
+            while k + 4 <= last:
+                a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
+                xa, xb = x[columns[k], left:stop], x[columns[k + 1], left:stop]
+                xc, xd = x[columns[k + 2], left:stop], x[columns[k + 3], left:stop]
+                for t in range(size):
+                    sums[t] += a * xa[t] + b * xb[t] + c * xc[t] + d * xd[t]
+                k += 4
+            while k < last:
+                a, xa = values[k], x[columns[k], left:stop]
+                for t in range(size):
+                    sums[t] += a * xa[t]
+                k += 1
+            out = z[into[r], left:stop]
+            for t in range(size):
+                out[t] = sums[t]
+
+
+@_compiled
+def judge_rows(
+    z: Float32s,
+    rows: Int64s,
+    shift: Float32s,
+    cut_off: bool,
+    sizes: Int64s,
+    begins: Int64s,
+    columns: Int64s,
+    values: Float32s,
+    biases: Float32s,
+    relus: npt.NDArray[np.bool_],
+    y: Int64s,
+    begin: int,
+    end: int,
+    close: np.float32,
+    codes: Int8s,
+) -> None:
+    """The linear layers that end a network, and what their logits say of the samples from begin to end.
+
+    z: float32 (slots, n); the input of the first of them is z[rows[i]] + shift[i], cut off below 0 if
+    `cut_off`. Layer l has sizes[l] units; begins, biases and relus of all layers follow one another
+    (begins: sizes[l] + 1 a layer). y: int64 (n,), close: float32; codes: int8 (n,), filled in.
+    """
+    widest = len(rows)
+    for size in sizes:
+        widest = max(widest, size)
+    before, after = np.empty((widest, TILE), np.float32), np.empty((widest, TILE), np.float32)
+    zero = np.float32(0)
+    for start in range(begin, end, TILE):
+        width = min(TILE, end - start)
+        for i in range(len(rows)):
+            source, target, plus = z[rows[i], start : start + width], before[i], shift[i]
+            if cut_off:
+                for t in range(width):
+                    target[t] = max(source[t] + plus, zero)
+            else:
+                for t in range(width):
+                    target[t] = source[t] + plus
+        at, unit = 0, 0
+        for layer in range(len(sizes)):
+            for r in range(sizes[layer]):
+                sums, bias = after[r], biases[unit]
+                for t in range(width):
+                    sums[t] = bias
+                k, last = begins[at], begins[at + 1]
+                while k + 4 <= last:
+                    a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
+                    xa, xb = before[columns[k]], before[columns[k + 1]]
+                    xc, xd = before[columns[k + 2]], before[columns[k + 3]]
+                    for t in range(width):
+                        sums[t] += a * xa[t] + b * xb[t] + c * xc[t] + d * xd[t]
+                    k += 4
+                while k < last:
+                    a, xa = values[k], before[columns[k]]
+                    for t in range(width):
+                        sums[t] += a * xa[t]
+                    k += 1
+                if relus[layer]:
+                    for t in range(width):
+                        sums[t] = max(sums[t], zero)
+                at += 1
+                unit += 1
+            at += 1
+            before, after = after, before
+        classes = sizes[-1]
+        for t in range(width):
+            right = y[start + t]
+            own = before[right, t]
+            largest, other = abs(own), np.float32(-np.inf)
+            for r in range(classes):
+                logit = before[r, t]
+                largest = max(largest, abs(logit))
+                if r != right:
+                    other = max(other, logit)
+            margin = own - other
+            if not abs(margin) > close * largest:
+                codes[start + t] = 2
+            elif margin < 0:
+                codes[start + t] = 1
+            else:
+                codes[start + t] = 0
+
+
+@_compiled
+def convolve(
+    maps: Float32s,
+    begins: Int64s,
+    sources: Int64s,
+    downs: Int64s,
+    rights: Int64s,
+    values: Float32s,
+    biases: Float32s,
+    shape: Pair,
+    pool: Pair,
+    stride: Pair,
+    relu: bool,
+    into: Int64s,
+    since: Int64s,
+    end: int,
+    out: Float32s,
+) -> None:
+    """A convolution with few weights, without padding or stride, with max pooling and a ReLU after it.
+
+    maps: float32 (slots, h, w, n); unit r adds values[k] * maps[sources[k]], shifted by downs[k], rights[k],
+    for k from begins[r] to begins[r + 1]. shape: (h', w') of the convolution itself. pool, stride: pairs, (1,
+    1) for none. out: float32 (slots, h'', w'', n); out[into[r]] is filled in from since[r] to end.
+    """
+    height, width = shape
+    sums = np.empty((height, width, MAP_TILE), np.float32)
+    zero = np.float32(0)
+    first = end
+    for r in range(len(into)):
+        first = min(first, since[r])
+    for start in range(first, end, MAP_TILE):
+        stop = min(start + MAP_TILE, end)
+        size = stop - start
+        for r in range(len(into)):
+            if stop <= since[r]:
+                continue
+            sums[:] = biases[r]
+            for k in range(begins[r], begins[r + 1]):
+                source, value, down, right = maps[sources[k]], values[k], downs[k], rights[k]
+                for i in range(height):
+                    for j in range(width):
+                        line, target = source[i + down, j + right, start:stop], sums[i, j]
+                        for t in range(size):
+                            target[t] += value * line[t]
+            for i in range(out.shape[1]):
+                for j in range(out.shape[2]):
+                    target = out[into[r], i, j, start:stop]
+                    top, left = i * stride[0], j * stride[1]
+                    for t in range(size):
+                        target[t] = sums[top, left, t]
+                    for p in range(pool[0]):
+                        for q in range(pool[1]):
+                            line = sums[top + p, left + q]
+                            for t in range(size):
+                                target[t] = max(target[t], line[t])
+                    if relu:
+                        for t in range(size):
+                            target[t] = max(target[t], zero)

@@ -1,0 +1,105 @@
+"""What solutions are cut from and judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from coppice.errors import CoppiceError
+from coppice.models import build_model
+from coppice.pruning.contract import Float64s
+from coppice.pruning.evaluation import allowed_errors, pick_device, to_device
+from coppice.pruning.layers import PrunableLayer, find_layers
+from coppice.pruning.masks import Masks, Spread, put_mask, spread, thresholds
+from coppice.pruning.published import unpack_published
+from coppice.pruning.scoring.verdict import hardest_first
+from coppice.runfile import RunFile
+
+
+@dataclass
+class Reference:
+    """The weights of one search, the masks in force, and the samples, all on one device."""
+
+    model: nn.Module
+    """Holds the weights; scorers cut it in place."""
+    found: tuple[PrunableLayer, ...]
+    masks: Masks
+    """Those in force, weights only."""
+    x: torch.Tensor
+    """(n, ...), the samples in the order in which they are looked at."""
+    y: torch.Tensor
+    """int64 (n,)."""
+    allowed: int
+    """The most errors on them that are feasible."""
+
+    def __post_init__(self) -> None:
+        self.parameters = dict(self.model.named_parameters())
+        self.weights = {
+            name: self.parameters[name].detach().clone()
+            for layer in self.found
+            for name in (layer.weight, layer.bias)
+            if name is not None
+        }
+        self.spreads: list[Spread] = [spread(self.weights[layer.weight]) for layer in self.found]
+        self.total = sum(parameter.numel() for parameter in self.parameters.values())
+        self.maskable = sum(value.numel() for value in self.weights.values())
+
+    @classmethod
+    def build(
+        cls,
+        run: RunFile,
+        weights: bytes,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.int64],
+        reference_accuracy: float,
+        device: str = "cpu",
+    ) -> Reference:
+        """From what the outer loop published: its weights (`Pruner.weights`), the samples, the reference's
+        accuracy on them. `device`: cpu, cuda, cuda:0 or auto.
+
+        Weights that come without an order of the samples are given one here. Raises `CoppiceError` if the
+        weights are not those of the run's network.
+        """
+        place = pick_device(device)
+        model = build_model(run.model, run.seed)
+        found = find_layers(model, run.model.layers)
+        published = unpack_published(weights, model, found)
+        drop = run.constraint.accuracy_drop
+        if published.repaired and run.constraint.search_drop is not None:
+            drop = run.constraint.search_drop
+        allowed = allowed_errors(reference_accuracy, drop, len(y))
+        masks = {name: mask.to(place) for name, mask in published.masks.items()}
+        reference = cls(model.to(place).eval(), found, masks, *to_device(x, y, place), allowed)
+        order = published.order
+        if order is None:
+            reference.show(reference.open_masks())
+            order = hardest_first(reference.model, reference.x, reference.y, lambda: None)
+        elif len(order) != len(y):
+            raise CoppiceError(f"model weights: they order {len(order)} samples, there are {len(y)}")
+        chosen = order.to(place, torch.int64)
+        reference.x, reference.y = reference.x[chosen], reference.y[chosen]
+        return reference
+
+    def open_masks(self) -> Masks:
+        """The masks in force, with those of the biases."""
+        masks: Masks = {}
+        for layer in self.found:
+            put_mask(masks, layer, self.masks[layer.weight])
+        return masks
+
+    def limits(self, crates: Float64s) -> tuple[float, ...]:
+        """Each layer's threshold. Raises `CoppiceError` for crates of a wrong length or not finite."""
+        crates = np.asarray(crates, dtype=np.float64)
+        if crates.shape != (len(self.found),) or not np.isfinite(crates).all():
+            raise CoppiceError(f"a solution must be {len(self.found)} finite numbers, found {crates!r:.100}")
+        return thresholds(self.spreads, crates)
+
+    def show(self, masks: Masks) -> None:
+        """Put weights * mask into the model."""
+        with torch.no_grad():
+            for name, mask in masks.items():
+                torch.mul(self.weights[name], mask, out=self.parameters[name].data)

@@ -1,0 +1,131 @@
+"""From errors to a score, and the order in which samples are looked at.
+
+The samples stand in an order that goes with the weights: those first that the network published is closest
+to failing on, or fails on. So a network that is cut too far shows it after a few hundred samples, and how
+infeasible it is can be said without looking at the others: by how early it had made more errors than it may.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from coppice.pruning.contract import Score, Tick
+from coppice.pruning.evaluation import BATCH
+
+RIGHT, WRONG, DOUBTFUL = 0, 1, 2
+Codes = npt.NDArray[np.int8]
+"""(n,): `RIGHT`, `WRONG` or `DOUBTFUL`, a sample each."""
+
+CLOSE = 1e-4
+"""Two logits nearer to one another than this, relative to the largest, are too close to call: a hundred times
+what sums in another order were seen to differ by."""
+
+
+class Judgement:
+    """One solution under judgement: takes the samples' codes in order until the verdict is certain."""
+
+    def __init__(self, samples: int, allowed: int, accuracy: bool) -> None:
+        """`allowed`: the most errors that are feasible. `accuracy`: look at all samples in any case."""
+        self._codes = np.empty(samples, np.int8)
+        self._allowed = allowed
+        self._accuracy = accuracy
+        self.seen = 0
+        """Samples taken."""
+        self._errors = 0
+        self._doubts = 0
+
+    def take(self, codes: Codes) -> None:
+        """Those of the next samples."""
+        self._codes[self.seen : self.seen + len(codes)] = codes
+        self.seen += len(codes)
+        counts = np.bincount(codes, minlength=3)
+        self._errors += int(counts[WRONG])
+        self._doubts += int(counts[DOUBTFUL])
+
+    @property
+    def doubtful(self) -> npt.NDArray[np.int64]:
+        """The samples, by their place in the order, that the verdict hangs on; empty while it does not."""
+        complete = self._accuracy and self.seen == len(self._codes)
+        if not self._doubts or (self._errors + self._doubts <= self._allowed and not complete):
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(self._codes[: self.seen] == DOUBTFUL)
+
+    def settle(self, places: npt.NDArray[np.int64], wrong: npt.NDArray[np.bool_]) -> None:
+        """Say what is true of doubtful samples."""
+        self._codes[places] = wrong
+        self._doubts -= len(places)
+        self._errors += int(wrong.sum())
+
+    @property
+    def certain(self) -> bool:
+        """Whether `score` can be asked. (All that `doubtful` names must have been settled.)"""
+        unseen = len(self._codes) - self.seen
+        if self._accuracy or not unseen:
+            return not unseen
+        return self._errors > self._allowed or self._errors + self._doubts + unseen <= self._allowed
+
+    def score(self, remaining: int, total: int) -> Score:
+        """The verdict; `remaining` of `total` parameters stay."""
+        samples = len(self._codes)
+        accuracy = (samples - self._errors) / samples if self._accuracy else None
+        if self._errors <= self._allowed:
+            return feasible_score(remaining, total, accuracy)
+        wrong = np.flatnonzero(self._codes[: self.seen] == WRONG)
+        return infeasible_score(int(wrong[self._allowed]) + 1, samples, accuracy)
+
+
+def codes(logits: torch.Tensor, right: torch.Tensor, classes: int) -> torch.Tensor:
+    """int8: what logits that were not computed as the plain network does say of samples.
+
+    logits: floats, overwritten; dimension `classes` are the classes. right: int64, 1 in that dimension, the
+    labels. Gives the shape of logits without that dimension; `DOUBTFUL` also where a logit is not finite.
+    """
+    own = logits.gather(classes, right)
+    largest = logits.abs().amax(classes)
+    others = logits.scatter_(classes, right, -torch.inf).amax(classes)
+    margin = own.squeeze(classes) - others
+    # Also true for NaN, which compares as false.
+    doubtful = torch.logical_not(margin.abs() > CLOSE * largest)
+    return (margin < 0).to(torch.int8).masked_fill_(doubtful, DOUBTFUL)
+
+
+def feasible_score(remaining: int, total: int, accuracy: float | None) -> Score:
+    """The fraction of `total` parameters that remain; above 0 even for a network cut to nothing."""
+    return Score(max(remaining, 1) / total, True, accuracy)
+
+
+def infeasible_score(seen: int, samples: int, accuracy: float | None) -> Score:
+    """`seen`: how many samples, in order, there were when the errors first exceeded the allowed ones, from 1.
+
+    1 + the fraction of samples that it was spared: in (1, 2], the more the worse.
+    """
+    return Score(1.0 + (samples - seen + 1) / samples, False, accuracy)
+
+
+def margins(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tick: Tick) -> torch.Tensor:
+    """(n,) float32: the logit of the right class less the largest other; -inf where logits are not finite.
+
+    x: (n, ...), y: int64 (n,). In evaluation mode.
+    """
+    was_training = model.training
+    model.eval()
+    found = []
+    with torch.inference_mode():
+        for begin in range(0, len(y), BATCH):
+            tick()
+            logits = model(x[begin : begin + BATCH]).float()  # (batch, classes)
+            right = y[begin : begin + BATCH, None]
+            own = logits.gather(1, right).squeeze(1)
+            others = logits.scatter(1, right, -torch.inf).amax(1)
+            margin = torch.where(logits.isfinite().all(1), own - others, -torch.inf)
+            found.append(margin.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf))
+    model.train(was_training)
+    return torch.cat(found)
+
+
+def hardest_first(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tick: Tick) -> torch.Tensor:
+    """int32 (n,), on the CPU: the samples' numbers in the order of their `margins`, the smallest first."""
+    return torch.argsort(margins(model, x, y, tick), stable=True).to("cpu", torch.int32)

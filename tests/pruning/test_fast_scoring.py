@@ -1,0 +1,294 @@
+"""The fast scorer says what the plain one says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from coppice.errors import CoppiceError
+from coppice.pruning.contract import Float64s, Score
+from coppice.pruning.evaluation import BATCH, wrong_in
+from coppice.pruning.layers import find_layers
+from coppice.pruning.masks import operate, unit_mask
+from coppice.pruning.scoring import FastScorer, PlainScorer, Reference
+from coppice.pruning.scoring.batched import Batched
+from coppice.pruning.scoring.chain import read_chain
+from coppice.pruning.scoring.cuts import LayerCuts
+from coppice.pruning.scoring.verdict import Judgement, hardest_first
+from tests.pruning.networks import Normed, Shared, no_tick
+
+SAMPLES = 3 * BATCH + 70
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10)
+    )
+
+
+def lenet() -> nn.Module:
+    """Two convolutions, one pooled, as LeNet-5 has them, for 8x8 images."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.MaxPool2d(2), nn.Conv2d(6, 8, 2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)
+    )
+
+
+def odd() -> nn.Module:
+    """A kernel that is no square, a pooling that overlaps, no bias, nested, dropout."""
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 5, (3, 2), bias=False), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(30, 12, bias=False),
+        nn.ReLU(),
+        nn.Linear(12, 11),
+    )
+
+
+def strided() -> nn.Module:
+    """No chain of the kind that is taken."""
+    return nn.Sequential(nn.Conv2d(1, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 10))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str] | None, bool]] = {
+    "mlp": (mlp, None, True),
+    "mlp, first layer alone": (mlp, ["3", "5"], True),
+    "mlp, last layer alone": (mlp, ["1", "3"], True),
+    "lenet": (lenet, None, True),
+    "lenet, convolution alone": (lenet, ["2", "5"], True),
+    "odd": (odd, None, True),
+    "strided": (strided, None, False),
+    "normed": (Normed, None, False),
+    "shared": (Shared, None, False),
+}
+"""Builder, layers to prune, and whether it is a chain."""
+
+
+def reference_of(network: str, seed: int, allowed: int = SAMPLES // 3) -> Reference:
+    """Random weights, some of them cut already; labels that the network mostly agrees with."""
+    torch.manual_seed(seed)
+    build, names, _ = NETWORKS[network]
+    model = build().eval()
+    found = find_layers(model, names)
+    x = torch.randn(SAMPLES, 1, 8, 8)
+    parameters = dict(model.named_parameters())
+    masks = {layer.weight: (torch.rand(layer.shape) < 0.8).float() for layer in found}
+    if seed % 3 == 0:
+        masks = {name: torch.ones_like(mask) for name, mask in masks.items()}
+    if seed % 4 == 1:  # many weights of one magnitude
+        with torch.no_grad():
+            for layer in found:
+                parameters[layer.weight].mul_(30).round_().div_(30)
+    reference = Reference(model, found, masks, x, torch.zeros(0), allowed)
+    reference.show(reference.open_masks())
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[torch.rand(SAMPLES) < 0.03] = 3
+    order = hardest_first(model, x, y, no_tick).long()
+    reference.x, reference.y = x[order], y[order]
+    return reference
+
+
+def solutions(layers: int, number: int, seed: int) -> list[Float64s]:
+    """As a search makes them: near one another; some far off, some that cut nothing or everything."""
+    random = np.random.default_rng(seed)
+    centre = random.uniform(-1, 0.5, layers)
+    found = [centre + random.normal(0, 0.1, layers) for _ in range(number)]
+    found += [random.uniform(-1.5, 4, layers) for _ in range(number // 2)]
+    found += [np.full(layers, value) for value in (-9.0, 1e9, -1.2)]
+    found += [np.where(np.arange(layers) == i, 50.0, -1.0) for i in range(layers)]
+    return [*found, found[0]]
+
+
+def verdict(score: Score) -> tuple[float, bool]:
+    return score.fitness, score.feasible
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_verdict_is_the_plain_scorers(network: str, seed: int) -> None:
+    plain = PlainScorer(reference_of(network, seed))
+    crates = solutions(plain.layers, 24, seed)
+    errors = [round((1 - (score.accuracy or 0)) * SAMPLES) for score in plain.score_many(crates, no_tick)]
+    allowed = int(np.quantile(errors, (0.1, 0.4, 0.6, 0.7)[seed % 4]))
+    plain = PlainScorer(reference_of(network, seed, allowed))
+    fast = FastScorer(reference_of(network, seed, allowed))
+    exact = FastScorer(reference_of(network, seed, allowed), accuracy=True, cache_bytes=0)
+    assert (fast._chain is not None) == NETWORKS[network][2]
+    expected = plain.score_many(crates, no_tick)
+    assert {score.feasible for score in expected} == {True, False}
+    for patience in (fast._plain_s, 1e9):  # 1e9: sparsely, whatever it costs
+        fast._plain_s, fast._known = patience, {}
+        assert [verdict(s) for s in fast.score_many(crates, no_tick)] == [verdict(s) for s in expected]
+    exact._plain_s = 1e9
+    assert exact.score_many(crates, no_tick) == expected
+
+
+@pytest.mark.parametrize("network", ["mlp", "lenet", "normed", "shared"])
+def test_many_in_one_pass_say_the_same(network: str) -> None:
+    reference = reference_of(network, 2)
+    plain = PlainScorer(reference_of(network, 2))
+    crates = solutions(plain.layers, 12, 2)
+    fast = FastScorer(reference)
+    fast._batched = Batched(reference, fast._plain)
+    fast._batched.solutions = 7
+    assert fast.batch == 7
+    assert [verdict(s) for s in fast.score_many(crates, no_tick)] == [
+        verdict(s) for s in plain.score_many(crates, no_tick)
+    ]
+    assert fast._batched is not None
+
+
+class Cramped(nn.Module):
+    """On a device with room for so many numbers."""
+
+    room = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.room and x.shape[0] > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        inner: torch.Tensor = self.inner(x)
+        return inner
+
+
+@pytest.mark.parametrize(("room", "batched"), [(2 * BATCH, True), (BATCH, True), (60, False)])
+def test_what_has_no_room_is_done_in_smaller_parts(
+    room: int, batched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETWORKS, "cramped", (Cramped, None, False))
+    reference = reference_of("cramped", 2)
+    plain = PlainScorer(reference_of("cramped", 2))
+    crates = solutions(plain.layers, 12, 2)
+    expected = [verdict(score) for score in plain.score_many(crates, no_tick)]
+    fast = FastScorer(reference)
+    fast._batched = Batched(reference, fast._plain)
+    monkeypatch.setattr(Cramped, "room", room)
+    assert [verdict(score) for score in fast.score_many(crates, no_tick)] == expected
+    assert (fast._batched is not None) == batched
+
+
+def test_nothing_is_hidden_that_is_no_question_of_room() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        wrong_in(Broken(), torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
+
+
+def test_a_network_that_cannot_be_batched_is_scored_one_by_one() -> None:
+    class Branching(nn.Module):
+        """Its way hangs on what it computes, which vmap does not take."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inner: torch.Tensor = self.inner(x)
+            return inner if float(inner.sum()) > -1e9 else -inner
+
+    NETWORKS["branching"] = (Branching, None, False)
+    try:
+        reference, plain = reference_of("branching", 2), PlainScorer(reference_of("branching", 2))
+    finally:
+        del NETWORKS["branching"]
+    fast = FastScorer(reference)
+    fast._batched = Batched(reference, fast._plain)
+    crates = solutions(plain.layers, 6, 2)
+    assert [verdict(s) for s in fast.score_many(crates, no_tick)] == [
+        verdict(s) for s in plain.score_many(crates, no_tick)
+    ]
+    assert fast.batch == 1
+
+
+def test_too_few_slots_are_enough() -> None:
+    plain, fast = PlainScorer(reference_of("mlp", 1)), FastScorer(reference_of("mlp", 1), cache_bytes=0)
+    fast._plain_s = 1e9
+    assert fast._chain is not None
+    assert fast._chain.first.number == 60
+    crates = [crates for seed in range(8) for crates in solutions(plain.layers, 24, seed)]
+    assert [verdict(s) for s in fast.score_many(crates, no_tick)] == [
+        verdict(s) for s in plain.score_many(crates, no_tick)
+    ]
+
+
+def test_weights_that_could_overflow_are_no_chain() -> None:
+    reference = reference_of("mlp", 1)
+    assert read_chain(reference) is not None
+    reference.weights["1.weight"] *= 1e36
+    assert read_chain(reference) is None
+
+
+def test_hooks_are_not_passed_over() -> None:
+    reference = reference_of("mlp", 1)
+    reference.model[2].register_forward_hook(lambda *_: None)  # type: ignore[index]
+    assert read_chain(reference) is None
+
+
+def test_judging_ends_when_the_verdict_is_certain() -> None:
+    allowed = int(0.6 * SAMPLES)
+    for crate, feasible in ((1e9, False), (-9.0, True)):
+        fast = FastScorer(reference_of("strided", 1, allowed))
+        ticks: list[int] = []
+        assert fast.score(np.full(2, crate), lambda: ticks.append(1)).feasible == feasible  # noqa: B023
+        assert len(ticks) < 2 * -(-SAMPLES // BATCH)
+        before = len(ticks)
+        fast.score(np.full(2, crate), lambda: ticks.append(1))  # noqa: B023
+        assert len(ticks) == before + 1  # known
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_cut_is_what_surgery_makes(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    weight = torch.from_numpy(random.normal(size=(12, 17)) * 10 ** random.uniform(-6, 3)).float()
+    if seed % 3 == 0:
+        weight = (weight * 8).round() / 8
+    mask = (
+        torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < (0, 0.3, 0.9, 1)[seed % 4]
+    ).float()
+    cuts = LayerCuts(weight, mask)
+    magnitude = weight.abs()
+    at = [float(np.float32(m / edge)) for m in magnitude.ravel().tolist()[::5] for edge in (0.9, 1.1)]
+    for limit in [0.0, 1e30, *at]:
+        kept = operate(mask, magnitude, limit)
+        cut = cuts.at(limit)
+        assert np.array_equal(cuts.kept(cut), np.flatnonzero(kept.numpy()))
+        assert (cut.weights, cut.units) == (int(kept.sum()), int(unit_mask(kept).sum()))
+
+
+def test_doubts_are_settled_only_where_the_verdict_hangs_on_them() -> None:
+    judgement = Judgement(samples=6, allowed=2, accuracy=False)
+    judgement.take(np.array([1, 2, 0], np.int8))
+    assert not len(judgement.doubtful)
+    assert not judgement.certain
+    judgement.take(np.array([1], np.int8))
+    assert judgement.doubtful.tolist() == [1]
+    judgement.settle(judgement.doubtful, np.array([True]))
+    assert judgement.certain
+    assert verdict(judgement.score(5, 10)) == (1 + (6 - 4 + 1) / 6, False)
+    calm = Judgement(samples=4, allowed=2, accuracy=False)
+    calm.take(np.array([2, 0, 2], np.int8))
+    assert not calm.certain
+    calm.take(np.array([0], np.int8))
+    assert calm.certain
+    assert not len(calm.doubtful)
+    assert calm.score(5, 10) == Score(0.5, True, None)
+    asked = Judgement(samples=2, allowed=2, accuracy=True)
+    asked.take(np.array([2, 0], np.int8))
+    asked.settle(asked.doubtful, np.array([True]))
+    assert asked.score(5, 10) == Score(0.5, True, 0.5)
+
+
+@pytest.mark.parametrize("crates", [[0.0], [0, float("nan"), 0]])
+def test_odd_solutions_are_refused(crates: list[float]) -> None:
+    with pytest.raises(CoppiceError, match="must be 3 finite numbers"):
+        FastScorer(reference_of("mlp", 1)).score(np.array(crates), no_tick)
