@@ -31,7 +31,8 @@ def pytest_configure() -> None:
     """The process that starts the others is asked to end by SIGTERM as by Ctrl-C, and cleans up after all."""
     if _FIRST_PROCESS:
         adopt_orphans()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background jobs ignore SIGINT
+            signal.signal(number, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
