@@ -5,6 +5,11 @@ BIN := .venv/bin
 
 N := 10000
 FROM := 0
+# Processes that share the tests, which wait more than they work. To see one test alone: .venv/bin/pytest PATH
+WORKERS := 4
+
+# A test run starts Python some hundred times, and each start would compile all of PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test check setup hdfs crash-points schedules clean help
 
@@ -22,7 +27,7 @@ run: setup
 
 test: setup check
 	scripts/java.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,9 +18,49 @@ from tests.hdfs.cluster import HdfsCluster
 from tests.hdfs.jars import HadoopMissing
 from tests.support import homes
 from tests.support.homes import HomeSpec
+from tests.support.leftovers import adopt_orphans, end_leftovers
+from tests.support.parallel import Shares, begin_with
 
 settings.register_profile("coppice", deadline=None)  # no test asserts a time
 settings.load_profile("coppice")
+
+_FIRST_PROCESS = "PYTEST_XDIST_WORKER" not in os.environ
+
+
+def pytest_configure() -> None:
+    """The process that starts the others is asked to end by SIGTERM as by Ctrl-C, and cleans up after all."""
+    if _FIRST_PROCESS:
+        adopt_orphans()
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background jobs ignore SIGINT
+            signal.signal(number, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    """Nothing is left running."""
+    if _FIRST_PROCESS:
+        for command in end_leftovers():
+            print(f"left running by a test, killed: {command[:200]}", file=sys.stderr)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take long begin first."""
+    items.sort(key=lambda item: begin_with(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shares:
+    """Who does which tests."""
+    return Shares(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much the campaigns tried."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "tried" and report.when == "call":
+                    terminalreporter.write_line(f"{value} tried in {report.duration:.0f} s")
 
 
 @pytest.fixture(scope="session")

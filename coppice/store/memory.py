@@ -44,9 +44,13 @@ class MemoryHome(Home):
         check_path(folder, allow_root=True)
         prefix = f"{folder}/" if folder else ""
         with self._lock:
-            paths = [*self._tree.files, *(each for each in self._tree.folders if each)]
-            entries = [self._entry(path) for path in paths if path == prefix + path.rpartition("/")[2]]
-        return sorted(entry for entry in entries if entry is not None)
+            entries = [
+                self._entry(path)
+                for names in (self._tree.files, self._tree.folders)
+                for path in names
+                if path and path.startswith(prefix) and path.find("/", len(prefix)) < 0
+            ]
+        return sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.name)
 
     def stat(self, path: str) -> Entry | None:
         """See `Home.stat`."""

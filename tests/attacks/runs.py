@@ -15,9 +15,11 @@ from coppice.runfile import RunFile
 from coppice.store import Retry, Store, open_store
 from coppice.work import names
 from tests.hdfs.service import until
-from tests.roles.threads import HASTE, Crew, HastyClock, history_of, result_of, run_all, small_run
+from tests.roles.threads import Crew, HastyClock, history_of, result_of, run_all, small_run
 from tests.support.standins import CheapScorer
 
+HASTE = 4
+"""Roles in more of a hurry keep a real HDFS busy by looking, and the attack takes longer."""
 PATIENT = Retry(patience_s=3000.0 * HASTE)
 """The roles' clock is hasty, and no attack is to end a run."""
 SCORING_S = 0.5
@@ -29,7 +31,8 @@ def long_run() -> RunFile:
     """Two searches of seven generations. No attack is to use up a solution's tries: that would be another
     result, and rightly so."""
     return small_run(
-        search={"population": 4, "evaluations": 28, "sigma": 0.3}, evaluators={"lease_s": 40, "tries": 1000}
+        search={"population": 4, "evaluations": 28, "sigma": 0.3},
+        evaluators={"lease_s": 2 * HASTE, "tries": 1000},
     )
 
 
@@ -49,12 +52,12 @@ class AttackedRun:
     over: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.crew = Crew(self.open)
+        self.crew = Crew(self.open, HASTE)
         self.store = self.open()
 
     def open(self) -> Store:
         """A store as each role has it."""
-        return open_store(self.url, clock=HastyClock(), retry=PATIENT, on_trouble=self._trouble)
+        return open_store(self.url, clock=HastyClock(HASTE), retry=PATIENT, on_trouble=self._trouble)
 
     def begin(self) -> AttackedRun:
         """Start all roles."""

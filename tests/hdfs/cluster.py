@@ -9,6 +9,7 @@ import argparse
 import atexit
 import getpass
 import json
+import random
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,8 +59,8 @@ class HdfsCluster:
         atexit.register(self.stop)
         self._heap_mb = heap_mb
         self.user = getpass.getuser()
-        names = self._port_names()
-        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self._reserved = _Ports(self._port_names())
+        self._ports = self._reserved.numbers
         self._configure(tuned, safemode_extension_ms)
         self.namenode = Service("namenode", self._java(_NAMENODE), self.folder)
         self.datanode = Service("datanode", self._java(_DATANODE), self.folder)
@@ -110,6 +111,7 @@ class HdfsCluster:
         for service in reversed(self._services()):
             service.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._reserved.give_back()
         atexit.unregister(self.stop)
 
     def fs(self, *arguments: str) -> str:
@@ -241,15 +243,34 @@ def _site(settings: Mapping[str, str]) -> str:
     return f'<?xml version="1.0"?>\n<configuration>\n{properties}</configuration>\n'
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; all are held until the last is found, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
+class _Ports:
+    """Ports that are ours alone, between all test processes of this machine, also while no server listens.
+
+    They are below those that Linux gives to outgoing connections: one of these could take the place of a
+    server that is down for a while.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._held: list[socket.socket] = []
+        free = self._free()
+        self.numbers = {name: next(free) for name in names}
+
+    def _free(self) -> Iterator[int]:
+        for port in random.SystemRandom().sample(range(10_240, 32_768), 1000):
+            reservation = socket.socket(socket.AF_UNIX)
+            try:
+                reservation.bind(f"\0coppice-tests-port-{port}")  # goes when the process does, not a file
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                reservation.close()
+                continue
+            self._held.append(reservation)
+            yield port
+
+    def give_back(self) -> None:
+        """Others may have them."""
+        for each in self._held:
             each.close()
 
 

@@ -31,13 +31,16 @@ HASTE = 20
 
 
 class HastyClock(SystemClock):
-    """The system's clock, `HASTE` times as fast."""
+    """The system's clock, `haste` times as fast."""
+
+    def __init__(self, haste: int = HASTE) -> None:
+        self._haste = haste
 
     def monotonic(self) -> float:
-        return time.monotonic() * HASTE
+        return time.monotonic() * self._haste
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds / HASTE)
+        time.sleep(seconds / self._haste)
 
 
 OpenStore = Callable[[], Store]
@@ -58,13 +61,15 @@ def small_run(**sections: Any) -> RunFile:
     return parse_run_file({**settings, **sections}, "small")
 
 
-def context(open_store: OpenStore, name: str = "role", say: list[str] | None = None) -> Context:
+def context(
+    open_store: OpenStore, name: str = "role", say: list[str] | None = None, haste: int = HASTE
+) -> Context:
     """A role's world with an identity of its own; nothing here waits for real leases by process id."""
     number = next(_numbers)
     lines = [] if say is None else say
     return Context(
         store=open_store(),
-        clock=HastyClock(),
+        clock=HastyClock(haste),
         me=Identity(f"{name}-{number}", "testhost", number, "", ""),
         rng=random.Random(number),
         say=lambda line: lines.append(f"{name}: {line}"),
@@ -77,6 +82,7 @@ class Crew:
     """Roles under way."""
 
     open_store: OpenStore
+    haste: int = HASTE
     said: list[str] = field(default_factory=list)
     errors: dict[str, BaseException] = field(default_factory=dict)
     threads: list[threading.Thread] = field(default_factory=list)
@@ -84,7 +90,7 @@ class Crew:
 
     def start(self, name: str, serve: Callable[[Context], Any]) -> None:
         """Run `serve` on a thread; `RunOver` is its proper end."""
-        own = context(self.open_store, name, self.said)
+        own = context(self.open_store, name, self.said, self.haste)
         own.stopping = self.stopping.is_set
 
         def run() -> None:

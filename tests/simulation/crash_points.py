@@ -10,12 +10,10 @@ way to die there.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -23,6 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from coppice.store import TransientStoreError
+from tests.simulation.pool import all_cores
 from tests.simulation.trial import WORLD_SEED, Trial, run_of, undisturbed
 from tests.simulation.world import Call, Fate, World
 
@@ -104,7 +103,7 @@ def main() -> int:
     console = Console()
     tried: Counter[tuple[str, str]] = Counter()
     failures: dict[Point, str] = {}
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with all_cores() as pool:
         outcomes = pool.map(try_point, points, chunksize=8)
         for point, outcome in track(zip(points, outcomes, strict=True), "crash points", len(points)):
             tried[point.place, point.way] += 1

@@ -10,18 +10,17 @@ undisturbed run's.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import traceback
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from tests.simulation.pool import all_cores
 from tests.simulation.trial import Trial, run_of, scorer_of, undisturbed
 from tests.simulation.trouble import Trouble, leave_behind
 from tests.simulation.world import World
@@ -106,7 +105,7 @@ def main() -> int:
     console = Console()
     total = Outcome(0)
     failed: list[Outcome] = []
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with all_cores() as pool:
         seeds = range(given.first, given.first + given.number)
         for outcome in track(pool.map(try_schedule, seeds, chunksize=8), "schedules", len(seeds)):
             total.injected.update(outcome.injected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from unittest import mock
 
 import pytest
@@ -15,6 +14,7 @@ from coppice.work import generation, presence
 from coppice.work.names import GenerationId
 from tests.simulation import crash_points, schedules
 from tests.simulation.crash_points import Point, all_points, try_point
+from tests.simulation.pool import all_cores
 from tests.simulation.schedules import try_schedule
 
 SCHEDULES = 10_000 if os.environ.get("CI") else 300
@@ -22,13 +22,12 @@ REGRESSIONS = (12, 59, 120, 213, 331, 350, 388, 543, 1339, 1374, 4796, 7106)
 """Seeds that failed once; docs/reliability.md says what they found."""
 
 
-@pytest.mark.timeout(1800)
-def test_every_crash_point(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.timeout(5400)
+def test_every_crash_point(record_property: Callable[[str, object], None]) -> None:
     points = list(all_points())
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with all_cores() as pool:
         outcomes = list(pool.map(try_point, points, chunksize=8))
-    with capsys.disabled():
-        print(f" {len(points)} crash points ", end="")
+    record_property("tried", f"{len(points)} crash points")
     failed = [str(point) for point, outcome in zip(points, outcomes, strict=True) if outcome]
     assert not failed, f"repeat: python -m tests.simulation.crash_points --only '{failed[0]}' ({len(failed)})"
     operations = {point.place for point in points}
@@ -36,11 +35,10 @@ def test_every_crash_point(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.timeout(5400)
-def test_fault_schedules(capsys: pytest.CaptureFixture[str]) -> None:
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+def test_fault_schedules(record_property: Callable[[str, object], None]) -> None:
+    with all_cores() as pool:
         outcomes = list(pool.map(try_schedule, range(SCHEDULES), chunksize=8))
-    with capsys.disabled():
-        print(f" {len(outcomes)} schedules ", end="")
+    record_property("tried", f"{len(outcomes)} fault schedules")
     failed = [outcome.seed for outcome in outcomes if outcome.problem]
     assert not failed, f"repeat: python -m tests.simulation.schedules 1 --from {failed[0]} (all: {failed})"
 
@@ -102,14 +100,14 @@ def test_a_mistake_in_the_order_of_checkpoint_and_sweep_is_noticed() -> None:
 def test_the_commands_say_how_to_repeat(capsys: pytest.CaptureFixture[str]) -> None:
     with (
         mock.patch("sys.argv", ["schedules", "2"]),
-        mock.patch.object(schedules, "ProcessPoolExecutor", _InThisProcess),
+        mock.patch.object(schedules, "all_cores", _InThisProcess),
     ):
         assert schedules.main() == 0
     assert "2 schedules, 0 failed" in capsys.readouterr().out
     point = next(str(point) for point in all_points() if point.place == "ncs")
     with (
         mock.patch("sys.argv", ["crash_points", "--only", point]),
-        mock.patch.object(crash_points, "ProcessPoolExecutor", _InThisProcess),
+        mock.patch.object(crash_points, "all_cores", _InThisProcess),
         mock.patch.object(crash_points, "try_point", return_value="it broke"),
     ):
         assert crash_points.main() == 1
@@ -118,8 +116,6 @@ def test_the_commands_say_how_to_repeat(capsys: pytest.CaptureFixture[str]) -> N
 
 class _InThisProcess:
     """A pool that is none."""
-
-    def __init__(self, workers: int | None) -> None: ...
 
     def __enter__(self) -> _InThisProcess:
         return self
