@@ -20,7 +20,7 @@ from coppice.models.builtin import lenet_5, mlp
 from coppice.pruning.contract import Export, Timing
 from coppice.pruning.export import bundle, onnx_file
 from coppice.pruning.export.bundle import FILES, Wanted, build_export, export_or_reason, slower
-from coppice.pruning.export.timing import times_ms
+from coppice.pruning.export.timing import thread_counts, times_ms
 from tests.export.networks import Branching, Functional, Residual, Tied, cut, normed
 
 
@@ -226,6 +226,16 @@ def test_a_failed_export_spoils_no_run_but_a_tick_ends_it() -> None:
 
     with pytest.raises(Stop):
         export_or_reason(cut(mlp(8, (6,), 3), 0.5), np.ones((3, 8), np.float32), stop)
+
+
+def test_one_thread_and_two_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "thread_counts", lambda: (1, 2))
+    report = exported(cut(mlp(8, (6,), 3), 0.5), 8, onnx=False).report
+    assert {timing.threads for timing in report.timings} == {1, 2}
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    assert thread_counts() == (1,)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2})
+    assert thread_counts() == (1, 2)
 
 
 def test_times_are_the_quietest_of_blocks_and_ticks_go_on() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from coppice.models.builtin import lenet_5, lenet_300_100, mlp
 from coppice.pruning.export.chain import ELEMENTWISE, NotAChain, find_chain
 from coppice.pruning.export.forms import sequential
-from coppice.pruning.export.loaders.load_narrow import SparseLinear
+from coppice.pruning.export.loaders.load_narrow import SparseLinear, TurnedLinear
 from coppice.pruning.export.narrow import remove_dead_units, select_inputs
 from tests.export.networks import Branching, Functional, Residual, Tied, cut, normed
 
@@ -175,16 +175,16 @@ def test_other_networks_are_left_alone_and_it_is_said_why(model: nn.Module, reas
     st.sampled_from([1, 4]),
     st.integers(0, 2**32),
 )
-def test_sparse_layers_compute_the_same(
+def test_other_forms_compute_the_same(
     inputs: int, units: int, keep: float, bias: bool, least: int, seed: int
 ) -> None:
     linear = nn.Linear(inputs, units, bias=bias)
     cut(linear, keep, seed)
-    sparse = SparseLinear(linear, least)
-    for samples in (1, 3, 4, 9):
-        x = torch.randn(samples, inputs, generator=torch.Generator().manual_seed(seed))
-        torch.testing.assert_close(sparse(x), linear(x), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(sparse(x.t().contiguous().t()), linear(x), rtol=1e-4, atol=1e-5)
+    for form in (SparseLinear(linear, least), TurnedLinear(linear)):
+        for samples in (1, 3, 4, 9, 20):
+            x = torch.randn(samples, inputs, generator=torch.Generator().manual_seed(seed))
+            torch.testing.assert_close(form(x), linear(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(form(x.t().contiguous().t()), linear(x), rtol=1e-4, atol=1e-5)
 
 
 def test_inputs_that_meet_no_weight_are_not_multiplied() -> None:

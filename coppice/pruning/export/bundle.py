@@ -64,11 +64,11 @@ class _Narrow:
         self.steps = remove_dead_units(found)
         self.units = _units(self.steps)
         self.check(sequential(self.steps), model, samples)
-        self.forms, self.quicker = choose_forms(self.steps, samples, tick)
-        self.network = sequential(self.forms, self.quicker)
+        self.forms = choose_forms(self.steps, samples, tick)
+        self.network = self.forms.network()
         # What a user will build from the file must be the same network.
-        rebuilt = build(json.loads(json.dumps(describe(self.forms))))
-        rebuilt.load_state_dict(state_of(sequential(self.forms)), assign=True)
+        rebuilt = build(json.loads(json.dumps(describe(self.forms.steps))))
+        rebuilt.load_state_dict(state_of(sequential(self.forms.steps)), assign=True)
         for network in (rebuilt.eval(), self.network):
             self.check(network, model, samples)
 
@@ -182,8 +182,13 @@ class _Builder:
             self.notes.append(f"{NARROW}: not written; the network is left as it is: {reason}")
             return
         removed = narrow.units_before - narrow.units
-        about = {"steps": describe(narrow.forms), "quicker": narrow.quicker}
-        packed = pack_sparse(state_of(sequential(narrow.forms)), half=self.wanted.half, about=about)
+        forms = narrow.forms
+        about = {
+            "steps": describe(forms.steps),
+            "sparse_from": forms.sparse_from,
+            "turned": forms.turned,
+        }
+        packed = pack_sparse(state_of(sequential(forms.steps)), half=self.wanted.half, about=about)
         self._keep(NARROW, packed.content)
         self.files[NARROW_LOADER] = _loader(NARROW_LOADER)
         self._compare(NARROW, rounded_to_half(narrow.network) if self.wanted.half else narrow.network)
@@ -269,8 +274,9 @@ def _first_ms(timings: list[Timing]) -> float:
 def _selected(narrow: _Narrow) -> list[Step]:
     """With a Select for each layer that is quicker sparse: ONNX has no sparse layers."""
     chosen: list[Step] = []
-    for at, step in enumerate(narrow.forms):
-        chosen += (select_inputs(narrow.forms, at) if step[0] in narrow.quicker else None) or [step]
+    forms = narrow.forms
+    for at, step in enumerate(forms.steps):
+        chosen += (select_inputs(forms.steps, at) if step[0] in forms.sparse_from else None) or [step]
     return chosen
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+FEW = 16
+
 
 class Select(nn.Module):
     """Some of the inputs: (samples, all) to (samples, chosen)."""
@@ -79,6 +81,25 @@ class SparseLinear(nn.Module):
         return (out if self.bias is None else out.add_(self.bias[:, None])).t()
 
 
+class TurnedLinear(nn.Module):
+    """What `linear` computes, for samples that lie in memory input by input, as SparseLinear leaves them."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("weight", linear.weight.detach().clone())
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(samples, inputs) -> (samples, units)."""
+        if len(x) < FEW:  # then the calls cost more than what they do, and this is one call
+            return nn.functional.linear(x, self.weight, self.bias)
+        out = torch.mm(self.weight, x.t())
+        return (out if self.bias is None else out.add_(self.bias[:, None])).t()
+
+
 def build(steps: list[Any]) -> nn.Sequential:
     """The network without its weights, from its description: (name, class, arguments) for each step."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -91,6 +112,15 @@ def build(steps: list[Any]) -> nn.Sequential:
     return nn.Sequential(parts)
 
 
+def quicker(net: nn.Sequential, sparse_from: dict[str, int], turned: list[str]) -> nn.Sequential:
+    """Put in the layers that are quicker otherwise: sparse from so many samples on, or turned."""
+    for name, least in sparse_from.items():
+        setattr(net, name, SparseLinear(getattr(net, name), least))
+    for name in turned:
+        setattr(net, name, TurnedLinear(getattr(net, name)))
+    return net
+
+
 def network(path: str, sparse: bool = True) -> nn.Sequential:
     """The narrow network; `sparse`: with the layers that were quicker so as SparseLinear."""
     from load_model import load, read
@@ -98,6 +128,4 @@ def network(path: str, sparse: bool = True) -> nn.Sequential:
     about = read(path)[1]
     net = build(about["steps"])
     net.load_state_dict(load(path), assign=True)
-    for name, least in about["quicker"].items() if sparse else ():
-        setattr(net, name, SparseLinear(getattr(net, name), least))
-    return net.eval()
+    return (quicker(net, about["sparse_from"], about["turned"]) if sparse else net).eval()
