@@ -259,6 +259,68 @@ def report(work: WorkArgument) -> None:
 
 
 @app.command()
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="WORK_OR_MODEL", help="A finished run's work folder, or .safetensors."),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the files go; made on demand.")],
+    run_file: Annotated[
+        Path | None, typer.Option("--run", metavar="RUN.yaml", help="Of a .safetensors file: its run file.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Or its network, as in a run file: lenet-5, module:callable.")
+    ] = None,
+    arguments: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What that is called with, e.g. '{\"inputs\": 64}'.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--input", metavar="SIZES", help="Sizes of one sample, e.g. 1,28,28.")
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--float16", help="Values as float16 in the .safetensors files.")
+    ] = False,
+    onnx: Annotated[
+        bool | None, typer.Option("--onnx/--no-onnx", help="model.onnx; default: if the extra is installed.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a pruned network as files that are smaller and faster and load without Coppice.
+
+    model.safetensors holds the kept weights alone; narrow.safetensors the network without its dead units;
+    model.onnx the same for other programs; export.json says what that saves, measured on this machine.
+    A run that is over has all this in its result/export/ already.
+
+    Example: `coppice export work/digits --to digits-small`
+    """
+    from coppice import exporting
+    from coppice.pruning.export.bundle import Wanted
+    from coppice.runfile import parse_run_file
+    from coppice.show import export_lines, export_table
+
+    if model and run_file:
+        raise CoppiceError("give --run or --model, not both")
+    if arguments and not model:
+        raise CoppiceError("--arguments: they are for --model NAME")
+    section = {"name": model, "arguments": exporting.parse_arguments(arguments or "{}")}
+    report = exporting.export(
+        source,
+        to,
+        Wanted(half=half, onnx=onnx),
+        run=load_run_file(run_file) if run_file else None,
+        model=parse_run_file({"name": "export", "model": section}, "--model").model if model else None,
+        shape=exporting.parse_shape(shape) if shape else None,
+    )
+    if as_json:
+        print(json.dumps(exporting.export_to_json(report)))
+    else:
+        console = Console()
+        console.print(export_table(report))
+        console.print("\n".join(export_lines(report)), markup=False, highlight=False, soft_wrap=True)
+        print(f"written into {to}/")
+
+
+@app.command()
 def clean(work: WorkArgument) -> None:
     """Remove a finished run's folder; refuses while a run lives there.
 

@@ -14,9 +14,10 @@ import numpy as np
 import yaml
 
 from coppice import plots
-from coppice.show import times_smaller
+from coppice.show import export_rows, export_titles, times_smaller
 
 if TYPE_CHECKING:
+    from coppice.pruning.contract import ExportReport
     from coppice.report import Facts
 
 
@@ -154,6 +155,9 @@ def _sections(facts: Facts) -> Iterable[str]:
         yield _section("Crates", _crates_figure(facts))
     if facts.layers:
         yield _section("Layers", _layers_figure(facts) + _layers_table(facts))
+    export = facts.result.export if facts.result else None
+    if export is not None:
+        yield _section("Size and speed", _export_table(export))
     if _workers(facts):
         yield _section("Evaluators", _workers_figure(facts))
     if facts.rounds:
@@ -295,6 +299,26 @@ def _layers_table(facts: Facts) -> str:
         rows,
         text_columns=2,
         foot=foot,
+    )
+
+
+def _export_table(export: ExportReport) -> str:
+    rows = [
+        [value + (f" ({better})" if better else "") for value, better in row] for row in export_rows(export)
+    ]
+    told = f"On {export.processor}, torch {export.torch}, the quietest of several measurements."
+    if any(row for row in rows if row[0] != "dense"):
+        told += " The files are in result/export/, with what loads them without Coppice."
+    notes = "".join(f"<li>{_text(note)}</li>" for note in export.notes)
+    return (
+        _table(
+            "The network's files, and what one pass through it takes",
+            export_titles(export),
+            rows,
+            text_columns=1,
+        )
+        + f"<p>{_text(told)}</p>"
+        + (f"<ul>{notes}</ul>" if notes else "")
     )
 
 

@@ -16,6 +16,7 @@ from coppice.store import Store
 from coppice.work import names
 
 if TYPE_CHECKING:
+    from coppice.pruning.contract import ExportReport
     from coppice.roles.status import RoleStatus, Status
     from coppice.store.doctor import Finding
 
@@ -148,15 +149,86 @@ def result_table(result: dict[str, Any]) -> Table:
 
 def result_lines(result: dict[str, Any], url: str) -> list[str]:
     """A finished run in a few lines."""
-    return [
+    lines = [
         f"parameters   {result['parameters_remaining']:,} of {result['parameters_total']:,} remain: "
         f"{result['compression']:.1f}x smaller",
         f"test set     {result['pruned_accuracy']:.2%} accuracy, "
         f"the dense network {result['reference_accuracy']:.2%}",
         f"search       {result['searches']} searches, {result['evaluations']:,} evaluations by "
         f"{result['evaluators']} evaluators, {result['seconds']:.0f} s",
-        f"results      {url}/{names.RESULT}/",
     ]
+    sizes = (result.get("export") or {}).get("size_bytes", {})
+    if "model.safetensors" in sizes:
+        small, dense = sizes["model.safetensors"], sizes["dense"]
+        lines.append(
+            f"file         {size_text(small)}, {dense / max(1, small):.0f}x smaller than the dense network's "
+            f"{size_text(dense)}; it loads without Coppice"
+        )
+    return [*lines, f"results      {url}/{names.RESULT}/"]
+
+
+def size_text(size: float) -> str:
+    """1,066,824 -> '1.07 MB'."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} GB"
+
+
+def export_columns(report: ExportReport) -> list[tuple[int, int]]:
+    """(batch, threads) of all that was measured."""
+    return sorted({(timing.batch, timing.threads) for timing in report.timings})
+
+
+def export_rows(report: ExportReport) -> list[list[tuple[str, str]]]:
+    """A row for the dense network and one for each file: its name, its size, its milliseconds by
+    `export_columns`; each with how much better that is than the dense network's, "" where it is not."""
+    dense_bytes = report.size_bytes.get("dense", 0)
+    ms = {(t.form, t.batch, t.threads): t.ms for t in report.timings}
+    rows = []
+    for form, size in report.size_bytes.items():
+        first = form == "dense"
+        row = [(form, ""), (size_text(size), "" if first else f"{dense_bytes / max(1, size):.3g}x smaller")]
+        for place in export_columns(report):
+            mine, dense = ms.get((form, *place)), ms.get(("dense", *place))
+            if mine is None or dense is None:
+                row.append(("", ""))
+            else:
+                row.append((f"{mine:.3g} ms", "" if first else speed_text(dense, mine)))
+        rows.append(row)
+    return rows
+
+
+def speed_text(dense_ms: float, ms: float) -> str:
+    """'6.2x faster', or '1.3x SLOWER'."""
+    if ms > dense_ms:
+        return f"{ms / max(1e-9, dense_ms):.2g}x SLOWER"
+    return f"{dense_ms / max(1e-9, ms):.2g}x faster"
+
+
+def export_titles(report: ExportReport) -> list[str]:
+    """Of the columns of `export_rows`."""
+    places = [
+        f"batch {batch}, {threads} {'thread' if threads == 1 else 'threads'}"
+        for batch, threads in export_columns(report)
+    ]
+    return ["file", "size", *places]
+
+
+def export_table(report: ExportReport) -> Table:
+    """`coppice export`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for at, title in enumerate(export_titles(report)):
+        table.add_column(title.replace(", ", "\n"), justify="left" if at == 0 else "right", no_wrap=True)
+    for row in export_rows(report):
+        table.add_row(*(plain(value) + Text(f"\n{better}", style="dim") for value, better in row))
+    return table
+
+
+def export_lines(report: ExportReport) -> list[str]:
+    """What the table cannot say."""
+    return [plain(note).plain for note in report.notes]
 
 
 _VERDICT_STYLES = {"ok": "green", "slow": "yellow", "unsafe": "bold red", "error": "bold red"}

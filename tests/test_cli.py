@@ -341,6 +341,7 @@ def test_a_finished_run_is_stated_again_reported_and_cleaned(tmp_path: Path, cop
         "compression": 25.0, "weights_total": 90, "weights_remaining": 3, "layers": [],
         "reference_accuracy": 0.9, "pruned_accuracy": 0.91, "validation_accuracy": 0.92, "rounds": 0,
         "searches": 0, "evaluations": 0, "evaluators": 0, "seconds": 1.0,
+        "export": None,
     }  # fmt: skip
     (work / names.RESULT).mkdir()
     (work / names.RESULT_JSON).write_text(json.dumps(result))

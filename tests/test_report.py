@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from coppice import plots
-from coppice.pruning.contract import Layer, Measure, Outcome
+from coppice.pruning.contract import Export, ExportReport, Layer, Measure, Outcome, Timing
 from coppice.report import read_facts, write_report
 from coppice.roles.history import SearchHistory
 from coppice.roles.result import write_result
@@ -39,6 +39,7 @@ class Made:
     layers: tuple[str, ...] = ("fc1", "fc2", "fc3")
     workers: tuple[str, ...] = ("gpu-1-11-aaaa", "gpu-2-22-bbbb")
     settings: dict[str, Any] | None = None
+    export: Export | None = None
 
     @property
     def run(self) -> RunFile:
@@ -105,7 +106,7 @@ class Made:
             run_id=RUN_ID,
             run=self.run,
             layers=tuple(Layer(name, shape) for name in self.layers),
-            outcome=Outcome(measure, 0.9639, 0.9611, np.linspace(1, 2, len(kept)), b"model"),
+            outcome=Outcome(measure, 0.9639, 0.9611, np.linspace(1, 2, len(kept)), b"model", self.export),
             searches=2,
             seconds=83.0,
         )
@@ -221,6 +222,25 @@ def test_a_finished_run_with_its_numbers_plots_and_tables(made: Made) -> None:
     assert "all 15,000 600 4.00%" in said
     assert "2 1,000 2 12,652 4.00x 98.00% yes 0.0100" in said
     assert "population: 10" in said
+
+
+def test_what_the_export_saves_and_where_it_is_slower(made: Made) -> None:
+    dense = (Timing("dense", 1, 1, 0.05), Timing("dense", 256, 2, 2.0))
+    narrow = (Timing("narrow.safetensors", 1, 1, 0.1), Timing("narrow.safetensors", 256, 2, 0.125))
+    sizes = {"dense": 203_000, "model.safetensors": 5_000, "narrow.safetensors": 4_060}
+    report = ExportReport(
+        sizes, {}, dense + narrow, ("model.onnx: not written; <why>",), "2.9.0", "A <fast> one"
+    )
+    made.export = Export({"model.safetensors": b"small"}, report)
+    made.finished()
+    said = words(made.page())
+    assert "Size and speed" in said
+    assert "dense 203 kB 0.05 ms 2 ms" in said
+    assert "model.safetensors 5 kB (40.6x smaller)" in said
+    assert "narrow.safetensors 4.06 kB (50x smaller) 0.1 ms (2x SLOWER) 0.125 ms (16x faster)" in said
+    assert "On A <fast> one, torch 2.9.0" in said
+    assert "model.onnx: not written; <why>" in said
+    assert made.store.read(names.exported("model.safetensors")) == b"small"
 
 
 def test_the_settings_are_a_run_file(made: Made) -> None:

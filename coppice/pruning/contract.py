@@ -7,7 +7,7 @@ behind the same protocols.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +63,42 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one pass through the network took."""
+
+    form: str
+    """'dense', or the file that the network was made from."""
+    batch: int
+    """Samples in one pass."""
+    threads: int
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export saves, in bytes and milliseconds."""
+
+    size_bytes: Mapping[str, int]
+    """'dense': all weights as safetensors; and each file that holds the network."""
+    outputs_apart: Mapping[str, float]
+    """By file: the largest difference from the dense network's outputs, as a part of the largest of these."""
+    timings: tuple[Timing, ...]
+    notes: tuple[str, ...]
+    """What was left out and why, and what is slower than the dense network, a line each."""
+    torch: str
+    """Its version."""
+    processor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The pruned network as files for those who do not have Coppice."""
+
+    files: Mapping[str, bytes]
+    report: ExportReport
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of a run: the best feasible network found, and the one reading of the test set."""
 
@@ -75,6 +111,8 @@ class Outcome:
     """float64 (layers,): the crates that cut the network in `measure`."""
     model: bytes
     """safetensors: the weights, masked to zero."""
+    export: Export | None = None
+    """Its bytes are the same for the same calls but for what hangs on measured times."""
 
 
 class Pruner(Protocol):

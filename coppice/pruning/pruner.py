@@ -16,6 +16,7 @@ from coppice.models import build_model
 from coppice.pruning.best import Best
 from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Tick
 from coppice.pruning.evaluation import allowed_errors, check_fit, count_errors, pick_device, to_device
+from coppice.pruning.export.bundle import export_or_reason
 from coppice.pruning.layers import find_layers
 from coppice.pruning.masks import (
     Spread,
@@ -212,6 +213,7 @@ class TorchPruner:
             # Clones, since safetensors takes no tensor twice: a shared weight is under all its names, so
             # that plain torch's load_state_dict takes the file.
             model=pack({k: t.clone() for k, t in model.state_dict().items() if isinstance(t, torch.Tensor)}),
+            export=export_or_reason(model, self._samples[0], tick),
         )
 
     def checkpoint(self) -> bytes:

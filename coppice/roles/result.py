@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from coppice.pruning.contract import Layer, Outcome
+from coppice.pruning.contract import ExportReport, Layer, Outcome
 from coppice.roles.history import history_csv, read_histories
 from coppice.roles.rounds import Count, read_rounds
 from coppice.runfile import RunFile
@@ -48,6 +48,8 @@ class Result:
     evaluations: Count
     evaluators: Count
     seconds: Amount
+    export: ExportReport | None = None
+    """None in what older versions wrote."""
 
 
 RESULT = TypeAdapter(Result)
@@ -63,9 +65,10 @@ def write_result(
     searches: int,
     seconds: float,
 ) -> None:
-    """Write model.safetensors, crates.npy and history.csv, and result.json last: where that is, all is.
+    """Write model.safetensors, crates.npy, history.csv and the export, and result.json last: where that is,
+    all is.
 
-    Written again after a crash, with the same content but for `seconds`.
+    Written again after a crash, with the same content but for what was measured: `seconds` and `export`.
     """
     histories = read_histories(store)
     workers = {worker for history in histories for worker in history.workers if worker}
@@ -92,6 +95,7 @@ def write_result(
         "evaluations": sum(len(history.fitness) for history in histories),
         "evaluators": len(workers),
         "seconds": round(seconds, 3),
+        "export": None if outcome.export is None else asdict(outcome.export.report),
         "round_history": rounds,
     }
     store.replace(names.RESULT_MODEL, outcome.model, durable=True)
@@ -99,4 +103,6 @@ def write_result(
     store.replace(
         names.RESULT_HISTORY, history_csv(histories, [layer.name for layer in layers]), durable=True
     )
+    for name, content in sorted(outcome.export.files.items()) if outcome.export else ():
+        store.replace(names.exported(name), content, durable=True)
     store.replace(names.RESULT_JSON, json_to_bytes(result), durable=True)

@@ -42,6 +42,8 @@ RESULT_MODEL = f"{RESULT}/model.safetensors"
 RESULT_HISTORY = f"{RESULT}/history.csv"
 RESULT_CRATES = f"{RESULT}/crates.npy"
 RESULT_REPORT = f"{RESULT}/report.html"
+RESULT_EXPORT = f"{RESULT}/export"
+"""A folder: the pruned network as files for those who do not have Coppice."""
 
 OWN_FILES = frozenset((RUN, NEW_ITR, REPORT, NCS_START, NCS_OVER, CRATES, DATA, LABELS, ACCURACY, FAILED))
 OWN_FOLDERS = frozenset(
@@ -180,6 +182,11 @@ def weights(search: int) -> str:
 def history(search: int) -> str:
     """The whole record of one search."""
     return f"{HISTORY}/search_{search:04d}.zip"
+
+
+def exported(name: str) -> str:
+    """One file of the finished run's export."""
+    return f"{RESULT_EXPORT}/{name}"
 
 
 def round_record(number: int) -> str:

@@ -142,7 +142,7 @@ def result_of(store: Store) -> dict[str, Any]:
     data = store.read(names.RESULT_JSON)
     assert data is not None
     result: dict[str, Any] = json.loads(data)
-    for key in ("run_id", "seconds", "evaluators"):
+    for key in ("run_id", "seconds", "evaluators", "export"):
         result.pop(key)
     for record in result["round_history"]:
         record.pop("run")

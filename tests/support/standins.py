@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from coppice.errors import CoppiceError
-from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Score, Tick
+from coppice.pruning.contract import (
+    Export,
+    ExportReport,
+    Float64s,
+    Layer,
+    Measure,
+    Outcome,
+    Score,
+    Tick,
+    Timing,
+)
 from coppice.runfile import RunFile
 from coppice.work.contents import array_from_bytes, array_to_bytes
 
@@ -43,6 +53,7 @@ class CheapPruner:
         self.crates: Float64s = np.zeros(3)
         self.tolerance: Float64s = np.array([1.0, 1.1, 1.2]) + (run.seed % 97) * 0.001
         self.best: tuple[int, float, list[float]] | None = None
+        self.finished = 0
 
     def _step(self, tick: Tick) -> None:
         tick()
@@ -102,7 +113,12 @@ class CheapPruner:
         before, self.crates = self.crates, crates
         measure = self.measure(tick)
         self.crates = before
-        return Outcome(measure, REFERENCE_ACCURACY, measure.accuracy, crates, array_to_bytes(self.tolerance))
+        model = array_to_bytes(self.tolerance)
+        self.finished += 1
+        timing = Timing("dense", 1, 1, float(self.finished))  # measured again, never the same
+        report = ExportReport({"dense": len(model)}, {}, (timing,), (), "2", "none")
+        export = Export({"model.safetensors": model}, report)
+        return Outcome(measure, REFERENCE_ACCURACY, measure.accuracy, crates, model, export)
 
     def checkpoint(self) -> bytes:
         state = {

@@ -1,0 +1,1 @@
+"""The export: sparse files, narrow networks, ONNX, and the command."""

@@ -1,0 +1,251 @@
+"""A whole export: its files load without Coppice and give the network's outputs, and its report is honest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from coppice.errors import CoppiceError
+from coppice.models.builtin import lenet_5, mlp
+from coppice.pruning.contract import Export, Timing
+from coppice.pruning.export import bundle, onnx_file
+from coppice.pruning.export.bundle import FILES, Wanted, build_export, export_or_reason, slower
+from coppice.pruning.export.timing import thread_counts, times_ms
+from tests.export.networks import Branching, Functional, Residual, Tied, cut, normed
+
+
+def no_tick() -> None:
+    """Nobody waits."""
+
+
+def exported(model: nn.Module, *shape: int, half: bool = False, onnx: bool = True) -> Export:
+    samples = np.random.default_rng(0).random((40, *shape), dtype=np.float32)
+    return build_export(model, samples, Wanted(half=half, onnx=onnx), no_tick)
+
+
+def write(made: Export, folder: Path) -> None:
+    for name, content in made.files.items():
+        (folder / name).write_bytes(content)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (lambda: mlp(64, (40, 30), 10), (1, 8, 8)),
+    "lenet-5": (lenet_5, (1, 28, 28)),
+    "functional": (Functional, (1, 28, 28)),
+    "normed": (normed, (1, 12, 12)),
+    "tied": (Tied, (16,)),
+}
+
+WITHOUT_COPPICE = """
+import sys
+for name in ("coppice", "safetensors"):
+    sys.modules[name] = None
+import torch
+from load_narrow import network
+from load_model import load
+x, expected = torch.load("expected.pt", weights_only=True)
+for sparse in (True, False):
+    net = network("narrow.safetensors", sparse)
+    assert not net.training
+    for n in (1, 17, len(x)):
+        close = 1e-4 * float(expected.abs().max())
+        torch.testing.assert_close(net(x[:n]), expected[:n], rtol=1e-4, atol=close)
+print(len(load("model.safetensors")))
+"""
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_form_gives_the_networks_outputs_without_coppice(name: str, tmp_path: Path) -> None:
+    make, shape = NETWORKS[name]
+    model = cut(make(), 0.05)
+    made = exported(model, *shape)
+    assert set(made.files) == set(FILES)
+    write(made, tmp_path)
+    x = torch.rand(300, *shape)
+    expected = model(x).detach()
+    torch.save((x, expected), tmp_path / "expected.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COPPICE], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == f"{len(model.state_dict())}\n", done.stderr
+
+    session = onnxruntime.InferenceSession(made.files["model.onnx"], providers=["CPUExecutionProvider"])
+    for n in (1, 17, 300):
+        (found,) = session.run(["logits"], {"samples": x[:n].numpy()})
+        np.testing.assert_allclose(found, expected[:n], rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_the_report_says_bytes_milliseconds_and_what_was_removed(tmp_path: Path) -> None:
+    made = exported(cut(mlp(64, (60, 30), 10), 0.02), 1, 8, 8)
+    report = made.report
+    assert json.loads(made.files["export.json"]) == json.loads(json.dumps(asdict(report)))
+    assert list(report.size_bytes) == ["dense", "model.safetensors", "narrow.safetensors", "model.onnx"]
+    for name, size in report.size_bytes.items():
+        assert name == "dense" or size == len(made.files[name])
+    forms = {timing.form for timing in report.timings}
+    assert forms == {"dense", "narrow.safetensors", "model.onnx"}
+    assert {timing.batch for timing in report.timings} == {1, 256}
+    assert all(timing.ms > 0 for timing in report.timings)
+    assert all(apart < 1e-5 for apart in report.outputs_apart.values())
+    assert "units were dead and are removed" in report.notes[0]
+
+
+@pytest.mark.parametrize("model", [Residual(), Branching()], ids=["residual", "branching"])
+def test_a_network_that_is_left_alone_is_exported_all_the_same(model: nn.Module) -> None:
+    made = exported(cut(model, 0.2), 16)
+    assert "narrow.safetensors" not in made.files
+    assert "load_narrow.py" not in made.files
+    assert "model.safetensors" in made.files
+    (note,) = (note for note in made.report.notes if "narrow" in note)
+    assert note.startswith("narrow.safetensors: not written; the network is left as it is: ")
+
+
+class Liar(nn.Module):
+    """A line of layers, that does something else in between that its tracing does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 4) -> (n, 4)."""
+        x = self.fc(x)
+        return x if isinstance(x, torch.fx.Proxy) else x + 1
+
+
+def test_outputs_are_compared_before_anything_is_believed() -> None:
+    made = exported(Liar(), 4)
+    assert "narrow.safetensors" not in made.files
+    assert any("gives other outputs" in note for note in made.report.notes)
+
+
+def test_float16(tmp_path: Path) -> None:
+    model = cut(mlp(64, (60, 30), 10), 0.1)
+    half, full = exported(model, 64, half=True), exported(model, 64)
+    for name in ("model.safetensors", "narrow.safetensors"):
+        assert half.report.size_bytes[name] < full.report.size_bytes[name]
+        assert 1e-6 < half.report.outputs_apart[name] < 0.01
+
+
+def test_without_the_extra_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "onnx_is_installed", lambda: False)
+    model = cut(mlp(8, (6,), 3), 0.5)
+    samples = np.ones((3, 8), np.float32)
+    made = build_export(model, samples, Wanted(), no_tick)
+    assert "model.onnx" not in made.files
+    assert f"model.onnx: not written; {onnx_file.MISSING}" in made.report.notes
+    with pytest.raises(CoppiceError, match="pip install"):
+        build_export(model, samples, Wanted(onnx=True), no_tick)
+
+
+def test_onnx_that_computes_something_else_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        bundle, "to_onnx", lambda network, samples: onnx_file.to_onnx(nn.Linear(8, 3), samples)
+    )
+    made = exported(cut(mlp(8, (6,), 3), 0.5), 8)
+    assert "model.onnx" not in made.files
+    assert any("onnxruntime gives other outputs" in note for note in made.report.notes)
+
+
+def test_torchs_newer_exporter_stands_in_where_the_older_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    original = onnx_file._exported
+
+    def gone(model: nn.Module, samples: torch.Tensor, newer: bool) -> bytes:
+        tried.append(newer)
+        if not newer:
+            raise TypeError("no such exporter any more")
+        return original(model, samples, newer)
+
+    monkeypatch.setattr(onnx_file, "_exported", gone)
+    model = cut(mlp(8, (6,), 3), 0.5)
+    content = onnx_file.to_onnx(model, torch.rand(4, 8))
+    assert tried == [False, True]
+    x = torch.rand(9, 8)
+    found = onnx_file.OnnxNetwork(content, 1)(x.numpy())
+    np.testing.assert_allclose(found, model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_slower_is_said() -> None:
+    timings = [
+        Timing("dense", 1, 1, 0.5),
+        Timing("dense", 256, 2, 3.0),
+        Timing("narrow.safetensors", 1, 1, 0.6),
+        Timing("narrow.safetensors", 256, 2, 1.0),
+        Timing("model.onnx", 1, 1, 0.1),
+    ]
+    assert slower(timings) == [
+        "narrow.safetensors: SLOWER than the dense network at batch 1 on 1 thread (0.6 ms against 0.5 ms)"
+    ]
+
+
+def test_a_network_too_slow_to_measure_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "MOST_S", 0.0)
+    report = exported(cut(mlp(8, (6,), 3), 0.5), 8, onnx=False).report
+    assert {timing.batch for timing in report.timings} == {1}
+    assert "batch 256 is not measured: it would take too long" in report.notes
+
+
+def test_samples_that_do_not_fit() -> None:
+    with pytest.raises(CoppiceError, match=r"does not take samples of shape \(7,\)"):
+        exported(mlp(8, (6,), 3), 7)
+
+
+def test_nothing_else_is_touched() -> None:
+    model = cut(mlp(8, (6,), 3), 0.5).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    exported(model, 8)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_failed_export_spoils_no_run_but_a_tick_ends_it() -> None:
+    made = export_or_reason(mlp(8, (6,), 3), np.ones((3, 7), np.float32), no_tick)
+    assert made.files == {}
+    assert "the export failed (CoppiceError: the network does not take samples" in made.report.notes[0]
+
+    class Stop(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        export_or_reason(cut(mlp(8, (6,), 3), 0.5), np.ones((3, 8), np.float32), stop)
+
+
+def test_one_thread_and_two_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "thread_counts", lambda: (1, 2))
+    report = exported(cut(mlp(8, (6,), 3), 0.5), 8, onnx=False).report
+    assert {timing.threads for timing in report.timings} == {1, 2}
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    assert thread_counts() == (1,)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2})
+    assert thread_counts() == (1, 2)
+
+
+def test_times_are_the_quietest_of_blocks_and_ticks_go_on() -> None:
+    ticks: list[int] = []
+    calls: dict[str, int] = {"a": 0, "b": 0}
+
+    def count(name: str) -> None:
+        calls[name] += 1
+
+    times = times_ms({"a": lambda: count("a"), "b": lambda: count("b")}, lambda: ticks.append(1))
+    assert set(times) == {"a", "b"}
+    assert all(calls.values())
+    assert len(ticks) >= 2
