@@ -133,7 +133,13 @@ def _expected(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"a list of {_expected(schema['items'])}"
-    words = {"integer": "a whole number", "number": "a number", "string": "text", "object": "keys and values"}
+    words = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "text",
+        "object": "keys and values",
+        "boolean": "`true` or `false`",
+    }
     limits = [f"{text} {_number(schema[key])}" for key, text in _LIMITS.items() if key in schema]
     return ", ".join([words[schema["type"]], *limits])
 

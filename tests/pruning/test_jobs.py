@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.local_run import run_locally
 from coppice.models import build_model
 from coppice.runfile import load_run_file
-from tests.pruning.local_run import run_locally
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from benchmarks.local_run import run_locally
 from coppice.data import load_data
 from coppice.errors import CoppiceError
 from coppice.models import build_model
@@ -29,7 +30,6 @@ from coppice.pruning.scoring import FastScorer
 from coppice.pruning.tensors import pack, unpack
 from coppice.runfile import RunFile
 from tests.data.idx_files import write_small_mnist
-from tests.pruning.local_run import run_locally
 from tests.pruning.networks import no_tick, small
 
 NORMED = {

@@ -2,7 +2,7 @@
 
 Also a command, for tuning run files:
 
-    python -m tests.pruning.local_run jobs/digits.yaml [--seed 3] [--set surgery.learning_rate=0.05 ...]
+    python -m benchmarks.local_run jobs/digits.yaml [--seed 3] [--set surgery.learning_rate=0.05 ...]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 
-from coppice.pruning.contract import Measure, Outcome
+from coppice.pruning.contract import Float64s, Measure, Outcome
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.scoring import FastScorer
 from coppice.runfile import RunFile, load_run_file, parse_run_file
@@ -37,8 +38,15 @@ class LocalRun:
     search_s: float
 
 
-def run_locally(run: RunFile, say: bool = False) -> LocalRun:
-    """Reference, rounds of [search, cut,] surgery and a measure, then the test set."""
+Observer = Callable[[TorchPruner, int, list[Float64s]], None]
+"""(the pruner as it was searched, the number of the search, all solutions in order)."""
+
+
+def run_locally(run: RunFile, say: bool = False, observe: Observer | None = None) -> LocalRun:
+    """Reference, rounds of [search, cut,] surgery and a measure, then the test set.
+
+    `observe` is called after each search, before its cut.
+    """
     began = time.process_time()
     search_s = 0.0
     pruner = TorchPruner(run)
@@ -53,7 +61,7 @@ def run_locally(run: RunFile, say: bool = False) -> LocalRun:
             searches += 1
             at = time.process_time()
             scorer = FastScorer.build(run, pruner.weights(), x, y, pruner.reference_accuracy)
-            fitness, told = search(run, pruner, scorer, searches)
+            fitness, told = search(run, pruner, scorer, searches, observe)
             evaluations += told
             search_s += time.process_time() - at
             found = f"search {fitness if fitness > 1 else 1 / fitness:7.2f}"
@@ -73,7 +81,9 @@ def run_locally(run: RunFile, say: bool = False) -> LocalRun:
     return LocalRun(outcome, rounds, searches, evaluations, train_s, search_s)
 
 
-def search(run: RunFile, pruner: TorchPruner, scorer: FastScorer, number: int) -> tuple[float, int]:
+def search(
+    run: RunFile, pruner: TorchPruner, scorer: FastScorer, number: int, observe: Observer | None
+) -> tuple[float, int]:
     """Search number `number`, and its cut; gives the fitness found and the evaluations made."""
     start = pruner.start_crates()
     searched = pruner.searched_layers(number)
@@ -87,11 +97,15 @@ def search(run: RunFile, pruner: TorchPruner, scorer: FastScorer, number: int) -
         sigma=run.search.sigma,
         seed=(run.seed, number),
     )
+    asked: list[Float64s] = []
     while not optimizer.done:
         rows = optimizer.ask()
         solutions = np.repeat(start[None, :], len(rows), axis=0)  # (rows, layers)
         solutions[:, searched] = rows
-        optimizer.tell(np.array([scorer.score(x, _tick).fitness for x in solutions]))
+        asked += list(solutions)
+        optimizer.tell(np.array([score.fitness for score in scorer.score_many(list(solutions), _tick)]))
+    if observe:
+        observe(pruner, number, asked)
     best = start.copy()
     best[searched] = optimizer.best_solution
     pruner.apply(best, optimizer.best_fitness)
