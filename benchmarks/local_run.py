@@ -20,7 +20,7 @@ import yaml
 
 from coppice.pruning.contract import Float64s, Measure, Outcome
 from coppice.pruning.pruner import TorchPruner
-from coppice.pruning.scoring import FastScorer
+from coppice.pruning.scoring.fast import FastScorer
 from coppice.runfile import RunFile, load_run_file, parse_run_file
 from coppice.search import make_optimizer
 

@@ -34,7 +34,9 @@ from coppice.data.dataset import stratified_split
 from coppice.pruning.contract import Float64s, Score
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.randomness import Purpose
-from coppice.pruning.scoring import FastScorer, PlainScorer, Reference
+from coppice.pruning.scoring.fast import FastScorer
+from coppice.pruning.scoring.plain import PlainScorer
+from coppice.pruning.scoring.reference import Reference
 from coppice.runfile import RunFile, load_run_file, parse_run_file
 
 HERE = Path(__file__).parent

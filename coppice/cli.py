@@ -182,7 +182,7 @@ def evaluator(work: WorkOption = None, device: DeviceOption = None, threads: Thr
         _use_threads(threads)
 
         def make_scorer(run: RunFile, weights: bytes, x: Any, y: Any, reference_accuracy: float) -> Any:
-            from coppice.pruning.scoring import FastScorer
+            from coppice.pruning.scoring.fast import FastScorer
 
             place = device or run.evaluators.device
             return FastScorer.build(run, weights, x, y, reference_accuracy, place)

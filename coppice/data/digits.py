@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits as sklearn_digits
 
 from coppice.data.dataset import Dataset, stratified_split
 
@@ -13,6 +12,8 @@ TEST_SAMPLES = 360
 
 def load_digits() -> Dataset:
     """x: float32 (n, 1, 8, 8) in [0, 1]; 1,437 to train on, 360 to test on, stratified."""
+    from sklearn.datasets import load_digits as sklearn_digits  # a second to load, needed for these alone
+
     x, y = sklearn_digits(return_X_y=True)
     x = (x / 16.0).astype(np.float32).reshape(-1, 1, 8, 8)
     y = y.astype(np.int64)

@@ -3,7 +3,7 @@
     generations/<generation>/solutions.npy                      all its solutions
     generations/<generation>/i03_t1_waiting                     one empty file a solution: its token
     generations/<generation>/i03_t1_claimed_by_<worker>         the same token, renamed; touched while scored
-    generations/<generation>/i03_t1_f0.0213_by_<worker>  renamed again: its fitness (and _a0.984, its accuracy, if known)
+    generations/<generation>/i03_t1_f0.0213_a0.984_by_<worker>  renamed again: its fitness (and accuracy)
 
 The folder is prepared under a temporary name and renamed to its place, so a generation is there whole or not
 at all. From then on every step is one rename of a token: of several evaluators one wins, a crash leaves the

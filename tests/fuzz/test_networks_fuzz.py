@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from coppice.errors import CoppiceError
 from coppice.pruning.pruner import TorchPruner
-from coppice.pruning.scoring import FastScorer
+from coppice.pruning.scoring.fast import FastScorer
 from coppice.pruning.tensors import load_weights_file, pack, unpack
 from tests.fuzz.damage import content, quick, read_or_refuse
 from tests.pruning.networks import no_tick, small

@@ -26,7 +26,7 @@ from coppice.models import build_model
 from coppice.pruning.best import Best
 from coppice.pruning.contract import Pruner, Scorer
 from coppice.pruning.pruner import TorchPruner
-from coppice.pruning.scoring import FastScorer
+from coppice.pruning.scoring.fast import FastScorer
 from coppice.pruning.tensors import pack, unpack
 from coppice.runfile import RunFile
 from tests.data.idx_files import write_small_mnist

@@ -11,7 +11,8 @@ from coppice.errors import CoppiceError
 from coppice.models import build_model
 from coppice.pruning.evaluation import BATCH, allowed_errors, count_errors, pick_device
 from coppice.pruning.pruner import TorchPruner
-from coppice.pruning.scoring import PlainScorer, Reference
+from coppice.pruning.scoring.plain import PlainScorer
+from coppice.pruning.scoring.reference import Reference
 from coppice.pruning.scoring.verdict import hardest_first, infeasible_score, margins
 from coppice.pruning.tensors import pack, unpack
 from coppice.runfile import RunFile

@@ -17,17 +17,20 @@ from tests.simulation.crash_points import Point, all_points, try_point
 from tests.simulation.pool import all_cores
 from tests.simulation.schedules import try_schedule
 
-SCHEDULES = 10_000 if os.environ.get("CI") else 300
+IN_CI = bool(os.environ.get("CI"))
+SCHEDULES = 10_000 if IN_CI else 300
+EVERY = 1 if IN_CI else 5
+"""Of the crash points; five and the four ways to die have no divisor in common, so each way has its turn."""
 REGRESSIONS = (12, 59, 120, 213, 331, 350, 388, 543, 1339, 1374, 4796, 7106)
 """Seeds that failed once; docs/reliability.md says what they found."""
 
 
 @pytest.mark.timeout(5400)
-def test_every_crash_point(record_property: Callable[[str, object], None]) -> None:
-    points = list(all_points())
+def test_crash_points(record_property: Callable[[str, object], None]) -> None:
+    points = list(all_points())[::EVERY]
     with all_cores() as pool:
         outcomes = list(pool.map(try_point, points, chunksize=8))
-    record_property("tried", f"{len(points)} crash points")
+    record_property("tried", f"{len(points)} crash points{'' if IN_CI else ' (a fifth; CI tries all)'}")
     failed = [str(point) for point, outcome in zip(points, outcomes, strict=True) if outcome]
     assert not failed, f"repeat: python -m tests.simulation.crash_points --only '{failed[0]}' ({len(failed)})"
     operations = {point.place for point in points}

@@ -1,7 +1,6 @@
-"""Judging solutions: the plain scorer, which says what is right, and the fast one, which says the same."""
+"""Judging solutions: the plain scorer (`plain`), which says what is right, and the fast one (`fast`), which
+says the same.
 
-from coppice.pruning.scoring.fast import FastScorer
-from coppice.pruning.scoring.plain import PlainScorer
-from coppice.pruning.scoring.reference import Reference
-
-__all__ = ["FastScorer", "PlainScorer", "Reference"]
+Nothing is imported here: the outer loop needs only the order of the samples (`verdict`), and numba, which the
+fast scorer's kernels are compiled by, takes a second to load.
+"""
