@@ -23,7 +23,7 @@ from coppice.pruning.scoring.reference import Reference
 from coppice.pruning.scoring.verdict import Judgement, hardest_first
 from tests.pruning.networks import Normed, Shared, no_tick
 
-SAMPLES = 3 * BATCH + 70
+SAMPLES = 2 * BATCH + 70
 
 
 def mlp() -> nn.Module:
@@ -110,13 +110,13 @@ def verdict(score: Score) -> tuple[float, bool]:
     return score.fitness, score.feasible
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_verdict_is_the_plain_scorers(network: str, seed: int) -> None:
     plain = PlainScorer(reference_of(network, seed))
-    crates = solutions(plain.layers, 24, seed)
+    crates = solutions(plain.layers, 16, seed)
     errors = [round((1 - (score.accuracy or 0)) * SAMPLES) for score in plain.score_many(crates, no_tick)]
-    allowed = int(np.quantile(errors, (0.1, 0.4, 0.6, 0.7)[seed % 4]))
+    allowed = int(np.quantile(errors, (0.1, 0.3, 0.4, 0.5)[seed % 4]))
     plain = PlainScorer(reference_of(network, seed, allowed))
     fast = FastScorer(reference_of(network, seed, allowed))
     exact = FastScorer(reference_of(network, seed, allowed), accuracy=True, cache_bytes=0)
@@ -217,7 +217,7 @@ def test_too_few_slots_are_enough() -> None:
     fast._plain_s = 1e9
     assert fast._chain is not None
     assert fast._chain.first.number == 60
-    crates = [crates for seed in range(8) for crates in solutions(plain.layers, 24, seed)]
+    crates = [crates for seed in range(8) for crates in solutions(plain.layers, 16, seed)]
     assert [verdict(s) for s in fast.score_many(crates, no_tick)] == [
         verdict(s) for s in plain.score_many(crates, no_tick)
     ]

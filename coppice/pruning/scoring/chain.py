@@ -296,6 +296,22 @@ def convolve(
     )
 
 
+@dataclass(slots=True)
+class Filling:
+    """How slots are filled: from what stands in other slots, and with which weights."""
+
+    slots: Int64s
+    biases: Float32s
+    """Of their units."""
+    base: Int64s
+    """The slot to begin with; -1 for nothing."""
+    begins: Int64s
+    """(slots + 1,): where the weights of each begin."""
+    columns: Int64s
+    values: Float32s
+    """Negative what is taken away."""
+
+
 class FirstStage:
     """What units of the first stage give, by which of their weights remain.
 
@@ -357,14 +373,51 @@ class FirstStage:
             oldest = np.argpartition(used, left - 1)[:left]
         return np.concatenate([new, oldest])
 
-    def fill(self, slots: Int64s, biases: Float32s, end: int) -> None:
-        """Make `slots`, whose units have `biases`, good for the samples up to `end`."""
+    def fill(self, slots: Int64s, biases: Float32s, end: int, filling: Filling | None) -> Filling | None:
+        """Make `slots`, whose units have `biases`, good for the samples up to `end`; gives what the next
+        call for the same slots may take as its `filling`."""
         wanting = self._filled[slots] < end
         if not wanting.any():
-            return
-        slots, biases = slots[wanting], biases[wanting]
+            return filling
+        if not (filling and np.array_equal(filling.slots, slots[wanting]) and self._based(filling, end)):
+            filling = self._filling(slots[wanting], biases[wanting], end)
+        since = self._filled[filling.slots]
+        if self.stage.kernel is None:
+            kernels.add_rows(
+                self._x,
+                filling.begins,
+                filling.columns,
+                filling.values,
+                filling.base,
+                filling.slots,
+                since,
+                end,
+                self.values,
+            )
+        else:
+            sources, fields = np.divmod(filling.columns, self.stage.field)
+            convolve(
+                self.stage,
+                self._x,
+                filling.begins,
+                sources,
+                fields,
+                filling.values,
+                filling.biases,
+                filling.slots,
+                since,
+                end,
+                self.values,
+            )
+        self._filled[filling.slots] = end
+        return filling
+
+    def _based(self, filling: Filling, end: int) -> bool:
+        base = filling.base[filling.base >= 0]
+        return bool((self._filled[base] >= end).all())
+
+    def _filling(self, slots: Int64s, biases: Float32s, end: int) -> Filling:
         names = self._name_in[slots]
-        since = self._filled[slots]
         base = np.full(len(slots), -1, np.int64)
         have = np.zeros((len(slots), 2), np.int64)
         if self.stage.kernel is None:
@@ -372,15 +425,7 @@ class FirstStage:
             have[base >= 0] = self._name_in[base[base >= 0], 1:]
         begins, places, signs = self._differences(names, have)
         values = self.stage.weight.ravel()[places] * signs
-        columns = places % self.stage.weight.shape[1]
-        if self.stage.kernel is None:
-            kernels.add_rows(self._x, begins, columns, values, base, slots, since, end, self.values)
-        else:
-            sources, fields = np.divmod(columns, self.stage.field)
-            convolve(
-                self.stage, self._x, begins, sources, fields, values, biases, slots, since, end, self.values
-            )
-        self._filled[slots] = end
+        return Filling(slots, biases, base, begins, places % self.stage.weight.shape[1], values)
 
     def _differences(self, names: Int64s, have: Int64s) -> tuple[Int64s, Int64s, Float32s]:
         """What to add to units that have so many weights already: begins (units + 1,), and for each weight
@@ -432,6 +477,7 @@ class Solution:
     def __init__(self, chain: Chain, cuts: Sequence[LayerCut]) -> None:
         self._chain = chain
         self._seen = 0
+        self._filling: Filling | None = None
         stages = chain.stages
         kept = [each.kept(cut) for each, cut in zip(chain.cuts, cuts, strict=True)]
         biases, alive = [], []
@@ -482,8 +528,9 @@ class Solution:
     def codes(self) -> Codes:
         """Those of the next samples."""
         chain, begin = self._chain, self._seen
-        end = min(begin + min(max(BATCH, begin), 4 * BATCH), chain.samples)
-        chain.first.fill(self._slots, self._biases, end)
+        # One batch is all that many solutions need; those that need more mostly need all.
+        end = min(2 * begin or BATCH, chain.samples)
+        self._filling = chain.first.fill(self._slots, self._biases, end, self._filling)
         z, slots = chain.first.values, self._slots
         offset = 0
         for layer in self._maps:
