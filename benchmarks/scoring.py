@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 TRACES = HERE / "traces"
 RESULTS = HERE / "results" / "scoring.json"
 SAMPLES = 10_000
-TURNS = 3
+TURNS = 2
 
 
 class _Recorded(Exception):

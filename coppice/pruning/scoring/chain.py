@@ -190,10 +190,9 @@ class Chain:
     ) -> None:
         self.stages = stages
         self.samples = len(reference.y)
-        x = _numbers(reference.x)
         first = stages[0]
-        self.x = np.ascontiguousarray(np.moveaxis(x.reshape(self.samples, *first.inputs), 0, -1))
-        """(features or channels, ..., n)."""
+        x = _numbers(reference.x).reshape(self.samples, *first.inputs)
+        x = _tiled(x) if first.kernel else np.ascontiguousarray(x.T)
         self.y = reference.y.cpu().numpy()
         self.cuts = [
             LayerCuts(torch.from_numpy(stage.weight), torch.ones(stage.weight.shape))
@@ -201,7 +200,7 @@ class Chain:
             else cuts[stage.layer]
             for stage in stages
         ]
-        self.first = FirstStage(first, self.x, self.cuts[0], cache_bytes)
+        self.first = FirstStage(first, stages[1], x, self.samples, self.cuts[0], cache_bytes)
         self.seconds = self._measure()
 
     def begin(self, cuts: Sequence[LayerCut], patience_s: float) -> Solution | None:
@@ -228,25 +227,16 @@ class Chain:
         columns = np.linspace(0, stage.weight.shape[1] - 1, begins[-1]).astype(np.int64)
         values, units = np.ones(len(columns), np.float32), np.arange(len(begins) - 1)
         since, zeros = np.zeros(len(units), np.int64), np.zeros(len(units), np.float32)
+        x = np.ones((samples, *stage.inputs), np.float32)
+        x = _tiled(x) if stage.kernel else np.ascontiguousarray(x.T)
         out = np.empty((len(units), *stage.result[1:], samples), np.float32)
-        x = np.ones((*stage.inputs, samples), np.float32)
 
         def act() -> None:
             if stage.kernel is None:
                 kernels.add_rows(x, begins, columns, values, since - 1, units, since, samples, out)
             else:
-                convolve(
-                    stage,
-                    x,
-                    begins,
-                    *np.divmod(columns, stage.field),
-                    values,
-                    zeros,
-                    units,
-                    since,
-                    samples,
-                    out,
-                )
+                weights = (begins, *np.divmod(columns, stage.field), values)
+                convolve(stage, x, weights, zeros, units, since, samples, out, tiled=False)
 
         act()
         return _best_time(act) / (len(columns) * stage.positions * samples)
@@ -264,20 +254,30 @@ def _best_time(act: Callable[[], object]) -> float:
 def convolve(
     stage: Stage,
     maps: Float32s,
-    begins: Int64s,
-    sources: Int64s,
-    fields: Int64s,
-    values: Float32s,
+    weights: tuple[Int64s, Int64s, Int64s, Float32s],
     biases: Float32s,
     into: Int64s,
     since: Int64s,
     end: int,
     out: Float32s,
+    tiled: bool,
+    ahead: int = 0,
 ) -> None:
-    """See `kernels.convolve`; fields: places in the kernel."""
+    """See `kernels.convolve`; weights: begins, sources, places in the kernel, values.
+
+    out: (slots, tiles, h, w * MAP_TILE) if `tiled`, else (slots, h, w, n).
+    """
     assert stage.kernel is not None
+    begins, sources, fields, values = weights
     downs, rights = np.divmod(fields, stage.kernel[1])
-    shape = (stage.outputs[1], stage.outputs[2])
+    result = (stage.result[1], stage.result[2])
+    each = int(np.prod(out.shape[1:]))
+    if tiled:
+        samples = out.shape[1] * kernels.MAP_TILE
+        steps = (each, each // out.shape[1], kernels.MAP_TILE)
+    else:
+        samples = out.shape[-1]
+        steps = (each, kernels.MAP_TILE, samples)
     kernels.convolve(
         maps,
         begins,
@@ -286,14 +286,37 @@ def convolve(
         rights,
         values,
         biases,
-        shape,
+        (stage.outputs[1], stage.outputs[2]),
         *stage.pool,
         stage.relu,
         into,
         since,
         end,
-        out,
+        out.reshape(-1),
+        result,
+        steps,
+        samples,
+        ahead,
     )
+
+
+def _room(units: int, stage: Stage, after: Stage, samples: int) -> Float32s:
+    """For what units of `stage` give, laid out as `after` reads it: see `convolve`."""
+    if after.kernel is None:
+        return np.empty((units, *stage.result[1:], samples), np.float32)
+    _, height, width = stage.result
+    tiles = -(-samples // kernels.MAP_TILE)
+    return np.empty((units, tiles, height, width * kernels.MAP_TILE), np.float32)
+
+
+def _tiled(x: Float32s) -> Float32s:
+    """(n, channels, h, w) as (channels, tiles, h, w * MAP_TILE); the last tile is filled with zeros."""
+    samples, channels, height, width = x.shape
+    tiles = -(-samples // kernels.MAP_TILE)
+    padded = np.zeros((tiles * kernels.MAP_TILE, channels, height, width), np.float32)
+    padded[:samples] = x
+    split = padded.reshape(tiles, kernels.MAP_TILE, channels, height, width)
+    return np.ascontiguousarray(split.transpose(2, 0, 3, 4, 1)).reshape(channels, tiles, height, -1)
 
 
 @dataclass(slots=True)
@@ -318,13 +341,16 @@ class FirstStage:
     Of a linear layer the sums, without bias and ReLU; of a convolution the maps, with all that follows.
     """
 
-    def __init__(self, stage: Stage, x: Float32s, cuts: LayerCuts, cache_bytes: int) -> None:
+    def __init__(
+        self, stage: Stage, after: Stage, x: Float32s, samples: int, cuts: LayerCuts, cache_bytes: int
+    ) -> None:
+        """x: (features, n), or tiled as `convolve` reads it."""
         self.stage = stage
+        self._tiled = after.kernel is not None
         self._x = x
-        samples = x.shape[-1]
         slots = max(2 * stage.units, cache_bytes // (4 * samples * stage.each))
         self.number = min(slots, 200 * stage.units)
-        self.values = np.empty((self.number, *stage.result[1:], samples), np.float32)
+        self.values = _room(self.number, stage, after, samples)
         self._filled = np.zeros(self.number, np.int64)
         """Samples, from the first."""
         self._name_in = np.full((self.number, 3), -1, np.int64)
@@ -396,18 +422,17 @@ class FirstStage:
             )
         else:
             sources, fields = np.divmod(filling.columns, self.stage.field)
+            weights = (filling.begins, sources, fields, filling.values)
             convolve(
                 self.stage,
                 self._x,
-                filling.begins,
-                sources,
-                fields,
-                filling.values,
+                weights,
                 filling.biases,
                 filling.slots,
                 since,
                 end,
                 self.values,
+                self._tiled,
             )
         self._filled[filling.slots] = end
         return filling
@@ -533,23 +558,14 @@ class Solution:
         self._filling = chain.first.fill(self._slots, self._biases, end, self._filling)
         z, slots = chain.first.values, self._slots
         offset = 0
-        for layer in self._maps:
-            shape = (len(layer.units), *layer.stage.result[1:], end - begin)
-            out, units = np.empty(shape, np.float32), np.arange(len(layer.units))
-            view = z[..., begin - offset : end - offset]
-            convolve(
-                layer.stage,
-                view,
-                layer.begins,
-                slots[layer.sources],
-                layer.fields,
-                layer.values,
-                layer.biases,
-                units,
-                np.zeros(len(units), np.int64),
-                end - begin,
-                out,
-            )
+        for number, layer in enumerate(self._maps, start=1):
+            units = np.arange(len(layer.units))
+            out = _room(len(units), layer.stage, chain.stages[number + 1], end - begin)
+            tiled = chain.stages[number + 1].kernel is not None
+            ahead = (begin - offset) // kernels.MAP_TILE
+            weights = (layer.begins, slots[layer.sources], layer.fields, layer.values)
+            since = np.zeros(len(units), np.int64)
+            convolve(layer.stage, z, weights, layer.biases, units, since, end - begin, out, tiled, ahead)
             z, slots, offset = out, units, begin
         found = np.empty(end - begin, np.int8)
         first = chain.stages[0]

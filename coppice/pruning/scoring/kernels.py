@@ -19,8 +19,8 @@ Pair = tuple[int, int]
 
 TILE = 128
 """Samples."""
-MAP_TILE = 16
-"""Samples, where every unit is a map."""
+MAP_TILE = 10
+"""Samples, where every unit is a map; divides `BATCH`, so that blocks of samples end where tiles do."""
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
@@ -252,44 +252,65 @@ def convolve(
     since: Int64s,
     end: int,
     out: Float32s,
+    result: Pair,
+    steps: tuple[int, int, int],
+    samples: int,
+    ahead: int,
 ) -> None:
     """A convolution with few weights, without padding or stride, with max pooling and a ReLU after it.
 
-    maps: float32 (slots, h, w, n); unit r adds values[k] * maps[sources[k]], shifted by downs[k], rights[k],
-    for k from begins[r] to begins[r + 1]. shape: (h', w') of the convolution itself. pool, stride: pairs, (1,
-    1) for none. out: float32 (slots, h'', w'', n); out[into[r]] is filled in from since[r] to end.
+    maps: float32 (slots, tiles, h, w * MAP_TILE), the samples of a tile last; unit r adds values[k] *
+    maps[sources[k]], shifted by downs[k], rights[k], for k from begins[r] to begins[r + 1]. shape: (h', w')
+    of the convolution itself. pool, stride: pairs, (1, 1) for none. result: (h'', w'') after that. out:
+    float32, flat; steps: how far it is from unit to unit, tile to tile, and place to place. The samples from
+    since[r] to end of out's unit into[r] are filled in, and the rest of their tiles, below `samples`. ahead:
+    the tile of maps that is the first of out.
     """
     height, width = shape
-    sums = np.empty((height, width, MAP_TILE), np.float32)
+    wide = width * MAP_TILE
+    sums = np.empty((height, wide), np.float32)
+    best = np.empty(MAP_TILE, np.float32)
     zero = np.float32(0)
     first = end
     for r in range(len(into)):
         first = min(first, since[r])
-    for start in range(first, end, MAP_TILE):
-        stop = min(start + MAP_TILE, end)
-        size = stop - start
+    for tile in range(first // MAP_TILE, (end + MAP_TILE - 1) // MAP_TILE):
+        size = min(MAP_TILE, samples - tile * MAP_TILE)
         for r in range(len(into)):
-            if stop <= since[r]:
+            if (tile + 1) * MAP_TILE <= since[r]:
                 continue
             sums[:] = biases[r]
-            for k in range(begins[r], begins[r + 1]):
-                source, value, down, right = maps[sources[k]], values[k], downs[k], rights[k]
+            k, last = begins[r], begins[r + 1]
+            while k + 4 <= last:
+                a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
+                xa, xb = maps[sources[k], ahead + tile], maps[sources[k + 1], ahead + tile]
+                xc, xd = maps[sources[k + 2], ahead + tile], maps[sources[k + 3], ahead + tile]
+                la, lb = rights[k] * MAP_TILE, rights[k + 1] * MAP_TILE
+                lc, ld = rights[k + 2] * MAP_TILE, rights[k + 3] * MAP_TILE
                 for i in range(height):
-                    for j in range(width):
-                        line, target = source[i + down, j + right, start:stop], sums[i, j]
-                        for t in range(size):
-                            target[t] += value * line[t]
-            for i in range(out.shape[1]):
-                for j in range(out.shape[2]):
-                    target = out[into[r], i, j, start:stop]
-                    top, left = i * stride[0], j * stride[1]
-                    for t in range(size):
-                        target[t] = sums[top, left, t]
+                    target = sums[i]
+                    ya, yb = xa[i + downs[k], la : la + wide], xb[i + downs[k + 1], lb : lb + wide]
+                    yc, yd = xc[i + downs[k + 2], lc : lc + wide], xd[i + downs[k + 3], ld : ld + wide]
+                    for t in range(wide):
+                        target[t] += a * ya[t] + b * yb[t] + c * yc[t] + d * yd[t]
+                k += 4
+            while k < last:
+                a, xa, la = values[k], maps[sources[k], ahead + tile], rights[k] * MAP_TILE
+                for i in range(height):
+                    target, ya = sums[i], xa[i + downs[k], la : la + wide]
+                    for t in range(wide):
+                        target[t] += a * ya[t]
+                k += 1
+            for i in range(result[0]):
+                for j in range(result[1]):
+                    top, left = i * stride[0], j * stride[1] * MAP_TILE
+                    for t in range(MAP_TILE):
+                        best[t] = sums[top, left + t]
                     for p in range(pool[0]):
                         for q in range(pool[1]):
-                            line = sums[top + p, left + q]
-                            for t in range(size):
-                                target[t] = max(target[t], line[t])
-                    if relu:
-                        for t in range(size):
-                            target[t] = max(target[t], zero)
+                            line = sums[top + p, left + q * MAP_TILE : left + (q + 1) * MAP_TILE]
+                            for t in range(MAP_TILE):
+                                best[t] = max(best[t], line[t])
+                    place = into[r] * steps[0] + tile * steps[1] + (i * result[1] + j) * steps[2]
+                    for t in range(size):
+                        out[place + t] = max(best[t], zero) if relu else best[t]

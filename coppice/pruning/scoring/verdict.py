@@ -20,8 +20,8 @@ Codes = npt.NDArray[np.int8]
 """(n,): `RIGHT`, `WRONG` or `DOUBTFUL`, a sample each."""
 
 CLOSE = 2e-5
-"""Two logits nearer to one another than this, relative to the largest, are too close to call: forty times what
-float32 was seen to differ from float64 by, in trained networks cut to a hundredth."""
+"""Two logits nearer to one another than this, relative to the largest, are too close to call: forty times
+what float32 was seen to differ from float64 by, in trained networks cut to a hundredth."""
 
 
 class Judgement:
