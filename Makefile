@@ -27,6 +27,7 @@ run: setup
 
 test: setup check
 	scripts/java.sh
+	$(BIN)/python -m tests.hdfs.jars
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: setup

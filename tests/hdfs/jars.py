@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _CACHE = _REPOSITORY / ".cache" / f"hadoop-{HADOOP_VERSION}"
 _POM = Path(__file__).with_name("pom.xml")
 _DONE = "complete"
+_LOCK = _CACHE.with_name("hadoop.lock")
 
 
 class HadoopMissing(RuntimeError):
@@ -32,11 +35,21 @@ def require(program: str) -> str:
 def hadoop_jars() -> Path:
     """The folder with the jars; fetched (some 65 MB, 20 s) if it is not complete."""
     require("java")
-    marker = _CACHE / _DONE
-    if marker.is_file() and sorted(each.name for each in _CACHE.glob("*.jar")) == marker.read_text().split():
-        return _CACHE
-    maven = require("mvn")
     _CACHE.parent.mkdir(exist_ok=True)
+    with _LOCK.open("w") as lock:  # processes of one test run ask at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_complete():
+            _fetch()
+    return _CACHE
+
+
+def _is_complete() -> bool:
+    marker = _CACHE / _DONE
+    return marker.is_file() and sorted(jar.name for jar in _CACHE.glob("*.jar")) == marker.read_text().split()
+
+
+def _fetch() -> None:
+    maven = require("mvn")
     with tempfile.TemporaryDirectory(dir=_CACHE.parent) as unfinished:
         command = [maven, "--quiet", "--batch-mode", "--file", str(_POM), "dependency:copy-dependencies"]
         command += ["-DincludeScope=runtime", f"-DoutputDirectory={unfinished}/jars"]
@@ -50,4 +63,10 @@ def hadoop_jars() -> Path:
         (jars / _DONE).write_text("\n".join(names))
         shutil.rmtree(_CACHE, ignore_errors=True)
         jars.rename(_CACHE)
-    return _CACHE
+
+
+if __name__ == "__main__":
+    try:
+        hadoop_jars()
+    except HadoopMissing as error:
+        sys.exit(f"tests: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from coppice.pruning.contract import Float64s, Score, Tick
+from coppice.roles.evaluator import MakeScorer
 from coppice.roles.master import master
 from coppice.store import PermanentStoreError, Retry, Store, open_store
 from coppice.work import names
@@ -30,6 +32,16 @@ class SlowScorer(CheapScorer):
     def score(self, crates: Float64s, tick: Tick) -> Score:
         time.sleep(0.05)
         return super().score(crates, tick)
+
+
+def _held_until(event: threading.Event) -> MakeScorer:
+    class HeldScorer(CheapScorer):
+        def score(self, crates: Float64s, tick: Tick) -> Score:
+            while not event.wait(0.05):
+                tick()
+            return super().score(crates, tick)
+
+    return HeldScorer
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +117,13 @@ def test_a_full_quota_ends_the_roles_with_a_line_and_raising_it_lets_the_run_go_
 ) -> None:
     opener = _opener(frail_cluster, work)
     crew = Crew(opener)
-    crew.start_all(small_run(), make_scorer=SlowScorer)
+    quota_is_full = threading.Event()
+    crew.start_all(small_run(), make_scorer=_held_until(quota_is_full))
     store = opener()
     while not store.list(names.GENERATIONS):
         time.sleep(0.01)
-    frail_cluster.admin("-setSpaceQuota", "1", work)
+    frail_cluster.admin("-setSpaceQuota", "1", work)  # takes seconds, in which the run must not end
+    quota_is_full.set()
     while not {"ncs", "outer"} & set(crew.errors):
         time.sleep(0.1)
     crew.stopping.set()  # the others would wait for them to be started again
