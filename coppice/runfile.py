@@ -33,8 +33,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Schedule = Literal["constant", "cosine", "step"]
-"""constant; cosine: half a cosine down to zero at the end; step: divided by ten after 1/2 and 3/4."""
+Schedule = Literal["constant", "cosine", "step", "cycle"]
+"""constant; cosine: half a cosine down to zero at the end; step: divided by ten after 1/2 and 3/4; cycle: a
+cosine in every round, so that each ends settled (the reference is trained in one)."""
 
 
 class ModelSection(_Section):
@@ -58,6 +59,25 @@ class ModelSection(_Section):
         if not plain:
             raise ValueError("only text, finite numbers, true, false, null, and lists and mappings of them")
         return arguments
+
+
+class AugmentSection(_Section):
+    """Training images are moved at random each time they are seen, by at most so much. Not the samples held
+    out, nor the test set."""
+
+    shift: float = Field(default=0.0, ge=0)
+    """Pixels, to each side."""
+    rotate: float = Field(default=0.0, ge=0, le=180)
+    """Degrees, either way."""
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    """A fraction of the size: 0.1 is 10 % larger or smaller."""
+    shear: float = Field(default=0.0, ge=0, le=1)
+    """Pixels to the side, a pixel of height."""
+
+    @property
+    def any(self) -> bool:
+        """Whether images are moved at all."""
+        return any((self.shift, self.rotate, self.scale, self.shear))
 
 
 class DataSection(_Section):
@@ -108,6 +128,16 @@ class SurgerySection(TrainingSection):
     """Masks are updated with probability 1 / (1 + gamma * iteration)."""
 
 
+class PolishSection(_Section):
+    """How the weights that stay are trained once masks no longer change: from surgery.prune_until to
+    rounds.tmax."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Of its first step, where the schedule begins anew; default: surgery's schedule goes on."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Default: surgery's. Pruning wants much of it, the few weights that stay hardly any."""
+
+
 class SearchSection(_Section):
     """The search for the layers' crates."""
 
@@ -135,11 +165,19 @@ class ConstraintSection(_Section):
     accuracy_drop: float = Field(default=0.0, ge=0, le=1)
     """Accuracy that may be lost against the reference, as a fraction (0.005: half a percent)."""
     search_drop: float | None = Field(default=None, ge=0, le=1)
-    """Accuracy that a search may give up right after its cut, since surgery repairs it afterwards. Where the
-    last cut is not repaired yet, that is accuracy_drop is not kept, the next search may give up no more than
-    accuracy_drop. Default: accuracy_drop."""
+    """Accuracy that a search may give up right after its cut, since surgery repairs it afterwards. Where it
+    does not, that is accuracy_drop is not kept at the end of the round, the run goes back to its best
+    network, and from then on searches may give up only half as much beyond accuracy_drop. Default:
+    accuracy_drop."""
     samples: int = Field(default=500, ge=1, le=MOST)
     """How many training samples are held out for it."""
+
+    def drop_in_search(self, setbacks: int) -> float:
+        """What a search may give up after so many cuts that surgery did not repair."""
+        if self.search_drop is None:
+            return self.accuracy_drop
+        beyond = self.search_drop - self.accuracy_drop
+        return self.accuracy_drop + (beyond * 0.5**setbacks if beyond > 0 else beyond)
 
 
 class EvaluatorsSection(_Section):
@@ -169,9 +207,11 @@ class RunFile(_Section):
     seed: int = Field(default=1, ge=0, lt=2**63)
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
+    augment: AugmentSection = AugmentSection()
     reference: ReferenceSection = ReferenceSection()
     rounds: RoundsSection = RoundsSection()
     surgery: SurgerySection = SurgerySection()
+    polish: PolishSection = PolishSection()
     search: SearchSection = SearchSection()
     constraint: ConstraintSection = ConstraintSection()
     evaluators: EvaluatorsSection = EvaluatorsSection()

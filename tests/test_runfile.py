@@ -82,7 +82,7 @@ def complaint_about(text: str | bytes, folder: Path) -> str:
         ("name: a\nsearch: {method: sgd}", ": search.method: Input should be 'ncs', 'cmaes' or 'random'"),
         (
             "name: a\nsurgery: {schedule: steps}",
-            ": surgery.schedule: Input should be 'constant', 'cosine' or",
+            ": surgery.schedule: Input should be 'constant', 'cosine', ",
         ),
         ("name: a\ndata: {name: cifar}", ": data.name: Input should be 'digits', 'mnist' or 'arrays'"),
         (

@@ -14,14 +14,23 @@ from coppice.pruning.tensors import Tensors
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """A network that was measured, as it was then."""
+    """A network that was measured, as it was then: surgery can go on from it."""
 
     measure: Measure
     crates: Float64s
-    tensors: Tensors
-    """Its parameters, masked to zero, and its buffers; copies."""
+    limits: tuple[float, ...] | None
+    """The layers' thresholds; None: not cut yet."""
+    values: Tensors
+    """Its parameters as they learn, not masked, and its buffers; copies."""
     masks: Tensors
     """Copies too."""
+
+    def tensors(self) -> Tensors:
+        """Its parameters, masked to zero, and its buffers."""
+        return {
+            name: value * self.masks[name] if name in self.masks else value
+            for name, value in self.values.items()
+        }
 
     def beaten_by(self, measure: Measure) -> bool:
         """Fewest parameters, then highest accuracy; of equals the later one, which has trained longer."""
@@ -30,11 +39,14 @@ class Best:
 
     def info(self) -> dict[str, Any]:
         """What JSON can hold of it."""
-        return {"measure": asdict(self.measure), "crates": self.crates.tolist()}
+        limits = None if self.limits is None else list(self.limits)
+        return {"measure": asdict(self.measure), "crates": self.crates.tolist(), "limits": limits}
 
 
-def best_from(info: Mapping[str, Any], tensors: Tensors, masks: Tensors) -> Best:
+def best_from(info: Mapping[str, Any], values: Tensors, masks: Tensors) -> Best:
     """The other way."""
     fields = dict(info["measure"])
     fields["layer_remaining"] = tuple(fields["layer_remaining"])
-    return Best(Measure(**fields), np.array(info["crates"], dtype=np.float64), tensors, masks)
+    limits = None if info["limits"] is None else tuple(info["limits"])
+    crates = np.array(info["crates"], dtype=np.float64)
+    return Best(Measure(**fields), crates, limits, values, masks)

@@ -13,6 +13,7 @@ from coppice.data import load_data
 from coppice.data.dataset import stratified_split
 from coppice.errors import CoppiceError
 from coppice.models import build_model
+from coppice.pruning.augment import augment, check_images
 from coppice.pruning.best import Best
 from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Tick
 from coppice.pruning.evaluation import allowed_errors, check_fit, count_errors, pick_device, to_device
@@ -35,6 +36,7 @@ from coppice.pruning.saving import load_state, save_state
 from coppice.pruning.scoring.verdict import hardest_first
 from coppice.pruning.sgd import MaskedSGD, learning_rate
 from coppice.pruning.tensors import Tensors, fill_model, load_weights_file, model_tensors, pack
+from coppice.pruning.units import Narrowed, bury, find_edges
 from coppice.runfile import RunFile, TrainingSection
 
 _LOOK_EVERY = 20
@@ -43,6 +45,10 @@ _LOSS_MEMORY = 0.02
 _DROPOUT = {
     Purpose.REFERENCE_BATCHES: Purpose.REFERENCE_DROPOUT,
     Purpose.SURGERY_BATCHES: Purpose.SURGERY_DROPOUT,
+}
+_MOVES = {
+    Purpose.REFERENCE_BATCHES: Purpose.REFERENCE_MOVES,
+    Purpose.SURGERY_BATCHES: Purpose.SURGERY_MOVES,
 }
 
 
@@ -62,6 +68,7 @@ class TorchPruner:
                 f"constraint.samples: {run.constraint.samples} cannot be held out of "
                 f"{len(data.train_y)} training samples"
             )
+        check_images(run.augment, data.train_x.shape[1:])
         self._test = (data.test_x, data.test_y)
         kept, held = stratified_split(data.train_y, run.constraint.samples, (run.seed, int(Purpose.HELD_OUT)))
         self._train_x, self._train_y = to_device(data.train_x[kept], data.train_y[kept], self._device)
@@ -73,6 +80,8 @@ class TorchPruner:
             load_weights_file(self.model, run.reference.weights)
         self.found = find_layers(self.model, run.model.layers)
         self.layers = tuple(Layer(layer.name, layer.shape) for layer in self.found)
+        self._polish = run.surgery.model_copy(update=run.polish.model_dump(exclude_none=True))
+        self._edges = find_edges(self.model, self.found)
         self.model.to(self._device)
         check_fit(self.model, run.model.name, self._held_x[:2], data.classes)
 
@@ -85,7 +94,7 @@ class TorchPruner:
         self.limits: tuple[float, ...] | None = None  # thresholds; none before the first cut
         self.reference: Tensors = {}
         self.best: Best | None = None
-        self.repaired = True  # the last measure kept the constraint, so that a search may cut hard
+        self.setbacks = 0  # cuts that surgery did not repair
         self.mean_loss = torch.zeros((), device=self._device)
         self.losses = 0
         self._batches = {
@@ -104,7 +113,8 @@ class TorchPruner:
         with self._training():
             for _ in range(min(iterations, self.reference_left)):
                 done = how.iterations - self.reference_left
-                self._step(Purpose.REFERENCE_BATCHES, done, how.iterations, how, tick)
+                rate = learning_rate(how.learning_rate, how.schedule, done, how.iterations)
+                self._step(Purpose.REFERENCE_BATCHES, done, rate, how, tick)
                 self.reference_left -= 1
                 if done % _LOOK_EVERY == 0 or self.reference_left == 0:
                     self._look("reference", done, how)
@@ -116,11 +126,12 @@ class TorchPruner:
         return self._samples
 
     def weights(self) -> bytes:
-        """See `Pruner.weights`; beside them the layers' masks, whether surgery had repaired the last cut,
-        and the order in which to look at the samples."""
+        """See `Pruner.weights`; beside them the layers' masks, how much accuracy a solution may lose, and
+        the order in which to look at the samples."""
         self.sgd.show(self.masks)
         order = hardest_first(self.model, self._held_x, self._held_y, _no_tick)
-        return pack_published(self._tensors(), self.found, self.masks, self.repaired, order)
+        drop = self.run.constraint.drop_in_search(self.setbacks)
+        return pack_published(self._tensors(), self.found, self.masks, drop, order)
 
     def start_crates(self) -> Float64s:
         """The crates in force, put in terms of the weights as they have become since the cut: those that
@@ -147,23 +158,19 @@ class TorchPruner:
         self.limits = thresholds(self._spreads(), crates)
         magnitudes = {layer.weight: self.sgd.values[layer.weight].abs() for layer in self.found}
         self.masks = operate_all(self.found, self.masks, magnitudes, self.limits)
+        self._bury()
 
     def train(self, iterations: int, tick: Tick) -> None:
         """See `Pruner.train`."""
-        how = self.run.surgery
         if self.reference_left:
             raise CoppiceError("the reference is not trained yet")
-        with self._training():
-            for done in range(self.iteration, self.iteration + iterations):
-                if done < how.prune_until:
-                    self._operate(done)
-                elif done == how.prune_until:
-                    self._settle()
-                self._step(Purpose.SURGERY_BATCHES, done, self.run.rounds.tmax, how, tick)
-                self.iteration += 1
-                if done % _LOOK_EVERY == 0:
-                    self._look("surgery", done, how)
-            self._look("surgery", self.iteration - 1, how)
+        end, settle_at = self.iteration + iterations, self.run.surgery.prune_until
+        while self.iteration < end:
+            if self.iteration == settle_at:
+                self._go_back()  # masks stay from here on: train what `finish` will take
+            until = min(end, settle_at) if self.iteration < settle_at else end
+            with self._training(), self._without_buried():
+                self._train_until(until, tick)
 
     def measure(self, tick: Tick) -> Measure:
         """See `Pruner.measure`."""
@@ -184,11 +191,12 @@ class TorchPruner:
             accuracy=(samples - errors) / samples,
             feasible=errors <= allowed,
         )
-        self.repaired = measure.feasible
-        if measure.feasible and (self.best is None or self.best.beaten_by(measure)):
-            tensors = {name: tensor.detach().clone() for name, tensor in model_tensors(self.model).items()}
-            masks = {name: mask.clone() for name, mask in self.masks.items()}
-            self.best = Best(measure, self.crates.copy(), tensors, masks)
+        if measure.feasible:
+            if self.best is None or self.best.beaten_by(measure):
+                self._keep_best(measure)
+        elif self.iteration < self.run.surgery.prune_until:
+            self.setbacks += 1
+            self._go_back()
         return measure
 
     def loss(self) -> float:
@@ -203,7 +211,7 @@ class TorchPruner:
         model = build_model(self.run.model, self.run.seed).to(self._device)
         fill_model(model, self.reference, "the reference")
         reference_errors = count_errors(model, test_x, test_y, tick)
-        fill_model(model, best.tensors, "the best network")
+        fill_model(model, best.tensors(), "the best network")
         errors = count_errors(model, test_x, test_y, tick)
         return Outcome(
             measure=best.measure,
@@ -247,7 +255,34 @@ class TorchPruner:
         in_layers = tuple(self.sgd.values[layer.weight].numel() for layer in self.found)
         weights = sum(in_layers)
         measure = Measure(total, total, weights, weights, in_layers, self.reference_accuracy, True)
-        return Best(measure, np.zeros(len(self.found)), self.reference, {})
+        return Best(measure, np.zeros(len(self.found)), None, self.reference, {})
+
+    def _train_until(self, end: int, tick: Tick) -> None:
+        """Surgery up to iteration `end`, or training with masks that stay: not both."""
+        polishes = self.iteration >= self.run.surgery.prune_until
+        how = self._polish if polishes else self.run.surgery
+        for done in range(self.iteration, end):
+            if not polishes:
+                self._operate(done)
+            self._step(Purpose.SURGERY_BATCHES, done, self._rate(done), how, tick)
+            self.iteration += 1
+            if done % _LOOK_EVERY == 0 or done == end - 1:
+                self._look("surgery", done, how)
+
+    def _rate(self, iteration: int) -> float:
+        """The learning rate of an iteration of surgery or after it."""
+        rounds, surgery = self.run.rounds, self.run.surgery
+        if iteration >= surgery.prune_until and self.run.polish.learning_rate is not None:
+            how, begin, iterations = self._polish, surgery.prune_until, rounds.tmax - surgery.prune_until
+        elif surgery.schedule == "cycle":
+            how, begin, iterations = (
+                surgery,
+                iteration // rounds.iterations * rounds.iterations,
+                rounds.iterations,
+            )
+        else:
+            how, begin, iterations = surgery, 0, rounds.tmax
+        return learning_rate(how.learning_rate, how.schedule, iteration - begin, iterations)
 
     def _operate(self, iteration: int) -> None:
         """Surgery on each layer's mask with probability 1 / (1 + gamma * iteration)."""
@@ -260,26 +295,33 @@ class TorchPruner:
                 magnitude = self.sgd.values[layer.weight].abs()
                 put_mask(self.masks, layer, operate(self.masks[layer.weight], magnitude, limit))
 
-    def _settle(self) -> None:
-        """Masks stay from here on: go back to the best feasible network, if there is one, so that what is
-        trained to the end is what `finish` will take."""
+    def _keep_best(self, measure: Measure) -> None:
+        values = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        masks = {name: mask.clone() for name, mask in self.masks.items()}
+        self.best = Best(measure, self.crates.copy(), self.limits, values, masks)
+
+    def _go_back(self) -> None:
+        """To the best feasible network, if there is one."""
         if self.best is None:
             return
         with torch.no_grad():
-            for name, tensor in model_tensors(self.model).items():
-                self.sgd.values.get(name, tensor).copy_(self.best.tensors[name])
+            for name, tensor in self._tensors().items():
+                tensor.copy_(self.best.values[name])
         self.sgd.forget()
-        self.crates = self.best.crates.copy()
+        self.crates, self.limits = self.best.crates.copy(), self.best.limits
         self.masks = {name: mask.clone() for name, mask in self.best.masks.items()}
+        self._bury()
 
-    def _step(
-        self, purpose: Purpose, iteration: int, iterations: int, how: TrainingSection, tick: Tick
-    ) -> None:
+    def _bury(self) -> None:
+        bury(self._edges, self.masks, (self.sgd.values, self.sgd.momentum))
+
+    def _step(self, purpose: Purpose, iteration: int, rate: float, how: TrainingSection, tick: Tick) -> None:
         tick()
-        self._generator().manual_seed(torch_seed(self.run.seed, _DROPOUT[purpose], iteration))
+        seed = self.run.seed
+        self._generator().manual_seed(torch_seed(seed, _DROPOUT[purpose], iteration))
         chosen = self._batches[purpose][iteration]
-        rate = learning_rate(how.learning_rate, how.schedule, iteration, iterations)
-        loss = self.sgd.step(self.model, self.masks, self._train_x[chosen], self._train_y[chosen], rate, how)
+        x = augment(self._train_x[chosen], self.run.augment, seed, _MOVES[purpose], iteration)
+        loss = self.sgd.step(self.model, self.masks, x, self._train_y[chosen], rate, how)
         self.losses += 1
         self.mean_loss += (loss - self.mean_loss) * max(1.0 / self.losses, _LOSS_MEMORY)
 
@@ -302,6 +344,22 @@ class TorchPruner:
         with torch.random.fork_rng(devices=devices):
             self.model.train()
             yield
+
+    @contextmanager
+    def _without_buried(self) -> Iterator[None]:
+        """Train a smaller network instead, if there is one."""
+        narrowed = Narrowed(self.model, self._edges, self.sgd.values)
+        if not narrowed.names:
+            yield
+            return
+        whole = self.model, self.sgd, self.masks
+        self.model = narrowed.model
+        self.sgd, self.masks = narrowed.enter(self.sgd, self.masks)
+        try:
+            yield
+        finally:
+            narrowed.leave(self.sgd, self.masks, *whole)
+            self.model, self.sgd, self.masks = whole
 
 
 def _no_tick() -> None:

@@ -24,8 +24,8 @@ class Published:
 
     masks: Masks
     """The weight masks in force, by the weight's name; ones where the file has none."""
-    repaired: bool
-    """Whether the network keeps the constraint as it stands."""
+    drop: float | None
+    """The accuracy that a solution may lose against the reference; None where the file does not say."""
     order: torch.Tensor | None
     """int32 (samples,): in which order the samples are looked at; None where the file does not say."""
 
@@ -34,13 +34,13 @@ def pack_published(
     tensors: Mapping[str, torch.Tensor],
     layers: Sequence[PrunableLayer],
     masks: Masks,
-    repaired: bool,
+    drop: float,
     order: torch.Tensor,
 ) -> bytes:
     """safetensors: the tensors under their own names, so that anybody can load them, masks as bytes, and
-    the order in which to look at the samples, int32 (samples,)."""
+    the order in which to look at the samples, int32 (samples,). drop: see `Published`."""
     extra = {_MASK + layer.weight: masks[layer.weight].to(torch.uint8) for layer in layers}
-    return pack({**tensors, **extra, _ORDER: order}, {"repaired": repaired})
+    return pack({**tensors, **extra, _ORDER: order}, {"drop": drop})
 
 
 def unpack_published(content: bytes, model: nn.Module, layers: Sequence[PrunableLayer]) -> Published:
@@ -65,7 +65,10 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
         if mask.dtype != torch.uint8 or mask.shape != weight.shape or bool((mask > 1).any()):
             raise CoppiceError(f"{_ORIGIN}: the mask of {name!r} does not fit its weight")
         masks[name] = mask.to(weight.dtype)
-    return Published(masks, bool(info.get("repaired", True)), order)
+    drop = info.get("drop")
+    if drop is not None and not (type(drop) in (float, int) and 0 <= drop <= 1):
+        raise CoppiceError(f"{_ORIGIN}: no solution may lose {drop!r:.40} of its accuracy")
+    return Published(masks, drop, order)
 
 
 def _is_permutation(order: torch.Tensor) -> bool:

@@ -21,6 +21,8 @@ class Purpose(IntEnum):
     SEARCHED_LAYERS = 5
     REFERENCE_DROPOUT = 6
     SURGERY_DROPOUT = 7
+    REFERENCE_MOVES = 8
+    SURGERY_MOVES = 9
 
 
 def generator(seed: int, purpose: Purpose, number: int) -> np.random.Generator:

@@ -19,7 +19,7 @@ from coppice.runfile import RunFile
 if TYPE_CHECKING:
     from coppice.pruning.pruner import TorchPruner
 
-_VERSION = 1
+_VERSION = 2
 _Count = Annotated[int, Field(ge=0, lt=10**15)]
 
 
@@ -36,6 +36,7 @@ class _Measure(TypedDict):
 class _BestInfo(TypedDict):
     measure: _Measure
     crates: list[float]
+    limits: list[float] | None
 
 
 class _Info(TypedDict):
@@ -47,7 +48,7 @@ class _Info(TypedDict):
     crates: list[float]
     limits: list[float] | None
     losses: _Count
-    repaired: bool
+    setbacks: _Count
     best: _BestInfo | None
 
 
@@ -69,7 +70,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "mask": pruner.masks,
         "buffer": _buffers(pruner),
         "reference": pruner.reference,
-        "best": {} if best is None else best.tensors,
+        "best": {} if best is None else best.values,
         "best_mask": {} if best is None else best.masks,
     }
     tensors = {f"{group}.{name}": tensor for group, held in groups.items() for name, tensor in held.items()}
@@ -83,7 +84,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "crates": pruner.crates.tolist(),
         "limits": None if pruner.limits is None else list(pruner.limits),
         "losses": pruner.losses,
-        "repaired": pruner.repaired,
+        "setbacks": pruner.setbacks,
         "best": None if best is None else best.info(),
     }
     return pack(tensors, info)
@@ -127,10 +128,10 @@ def _checked(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, ob
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise CoppiceError(f"checkpoint: {key} is not as it was saved; start the run with --fresh") from error
     best, layers = numbers["best"], len(pruner.found)
-    listed = [numbers["crates"], numbers["crates"] if numbers["limits"] is None else numbers["limits"]]
+    listed = [numbers["crates"], numbers["limits"]]
     if best is not None:
-        listed += [best["crates"], [*best["measure"]["layer_remaining"]]]
-    if any(len(each) != layers for each in listed):
+        listed += [best["crates"], best["limits"], [*best["measure"]["layer_remaining"]]]
+    if any(each is not None and len(each) != layers for each in listed):
         raise CoppiceError(f"checkpoint: not of a network with {layers} layers; another network?")
     if best is not None and not {"best", "best_mask"} <= groups.keys():
         raise CoppiceError("checkpoint: the best network is missing in it; start the run with --fresh")
@@ -154,7 +155,7 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
     pruner.crates = np.array(info["crates"], dtype=np.float64)
     pruner.limits = None if info["limits"] is None else tuple(info["limits"])
     pruner.losses = info["losses"]
-    pruner.repaired = info["repaired"]
+    pruner.setbacks = info["setbacks"]
     pruner.best = (
         None if info["best"] is None else best_from(info["best"], groups["best"], groups["best_mask"])
     )

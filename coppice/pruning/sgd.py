@@ -15,7 +15,7 @@ from coppice.runfile import Schedule, TrainingSection
 def learning_rate(base: float, schedule: Schedule, iteration: int, iterations: int) -> float:
     """The rate of `iteration` (from 0) out of `iterations`; past the end it stays at its last value."""
     progress = min(iteration / max(iterations, 1), 1.0)
-    if schedule == "cosine":
+    if schedule in ("cosine", "cycle"):
         return base * 0.5 * (1.0 + math.cos(math.pi * progress))
     if schedule == "step":
         return base * (1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)

@@ -198,19 +198,19 @@ def test_only_named_layers_are_cut() -> None:
 
 
 def test_crates_in_force_and_where_the_next_search_begins() -> None:
-    pruner = trained(small(reference={"iterations": 10}, search={"lower": 0.5, "upper": 1.6}))
+    pruner = trained(small(reference={"iterations": 10}, search={"lower": 0.1, "upper": 0.9}))
     assert pruner.crates.tolist() == [0, 0, 0]
-    assert pruner.start_crates().tolist() == [0.5, 0.5, 0.5]
+    assert pruner.start_crates().tolist() == [0.1, 0.1, 0.1]
     pruner.apply(np.array([9.0, 9.0, 9.0]), 0.5)
-    assert pruner.start_crates().tolist() == [1.6, 1.6, 1.6]
-    pruner.apply(np.array([0.8, 0.9, 0.7]), 0.5)
-    assert pruner.crates.tolist() == [0.8, 0.9, 0.7]
-    assert pruner.start_crates() == pytest.approx([0.8, 0.9, 0.7])
+    assert pruner.start_crates().tolist() == [0.9, 0.9, 0.9]
+    pruner.apply(np.array([0.3, 0.4, 0.5]), 0.5)
+    assert pruner.crates.tolist() == [0.3, 0.4, 0.5]
+    assert pruner.start_crates() == pytest.approx([0.3, 0.4, 0.5])
     limits = pruner.limits
     pruner.train(40, no_tick)  # the weights move, the thresholds stay
     assert pruner.limits == limits
     start = pruner.start_crates()
-    assert start != pytest.approx([0.8, 0.9, 0.7])
+    assert start != pytest.approx([0.3, 0.4, 0.5])
     pruner.apply(start, 0.5)
     assert pruner.limits == pytest.approx(limits)
     before = pruner.checkpoint()
@@ -234,7 +234,7 @@ def test_layers_take_part_ever_more_rarely_but_one_always() -> None:
 def test_the_best_is_feasible_then_small_then_accurate_then_late() -> None:
     pruner = trained(small(constraint={"accuracy_drop": 1.0}, reference={"iterations": 10}))
     base = pruner.measure(no_tick)
-    best = Best(replace(base, parameters_remaining=100, accuracy=0.9), np.zeros(3), {}, {})
+    best = Best(replace(base, parameters_remaining=100, accuracy=0.9), np.zeros(3), None, {}, {})
     assert best.beaten_by(replace(base, parameters_remaining=99, accuracy=0.5))
     assert best.beaten_by(replace(base, parameters_remaining=100, accuracy=0.9))
     assert not best.beaten_by(replace(base, parameters_remaining=100, accuracy=0.89))
@@ -308,15 +308,51 @@ def test_training_to_the_end_is_of_the_network_that_will_be_taken() -> None:
     assert pruner.crates.tolist() == [0.2, 0.2, 0.0]
 
 
-def test_searches_are_told_whether_the_last_cut_is_repaired() -> None:
-    pruner = trained(small())
-    assert unpack(pruner.weights(), "test")[1] == {"repaired": True}
+def told_drop(pruner: TorchPruner) -> float:
+    return float(unpack(pruner.weights(), "test")[1]["drop"])
+
+
+def test_a_cut_that_is_not_repaired_is_taken_back_and_the_next_one_is_gentler() -> None:
+    pruner = trained(small(constraint={"accuracy_drop": 0.05, "search_drop": 0.25}))
+    assert told_drop(pruner) == 0.25
+    pruner.apply(np.array([-0.5, -0.3, -0.6]), 0.5)
+    pruner.train(5, no_tick)
+    good = pruner.measure(no_tick)
+    assert good.feasible
+    assert told_drop(pruner) == 0.25
+    before = pruner.checkpoint()
+    pruner.apply(np.array([9.0, 9.0, 9.0]), 0.01)
+    assert not pruner.measure(no_tick).feasible
+    assert told_drop(pruner) == pytest.approx(0.15)
+    again = pruner.measure(no_tick)
+    assert (again.layer_remaining, again.accuracy) == (good.layer_remaining, good.accuracy)
+    assert pruner.crates.tolist() == [-0.5, -0.3, -0.6]
+    earlier = TorchPruner(pruner.run)
+    earlier.restore(before)
+    earlier.sgd.forget()
+    assert digest(pruner.start_crates().tobytes()) == digest(earlier.start_crates().tobytes())
+    restored = TorchPruner(pruner.run)
+    restored.restore(pruner.checkpoint())
+    for each in (pruner, restored):
+        each.train(3, no_tick)
+    assert digest(restored.weights()) == digest(pruner.weights())
+
+
+def test_a_cut_that_is_not_repaired_stays_where_there_is_nothing_to_go_back_to() -> None:
+    pruner = trained(small(constraint={"accuracy_drop": 0.05, "search_drop": 0.25}))
+    pruner.apply(np.array([9.0, 9.0, 9.0]), 0.01)
+    first = pruner.measure(no_tick)
+    assert not first.feasible
+    assert pruner.measure(no_tick).layer_remaining == first.layer_remaining
+    assert told_drop(pruner) == pytest.approx(0.10)
+
+
+def test_without_a_drop_of_their_own_searches_keep_to_the_constraint() -> None:
+    pruner = trained(small(constraint={"accuracy_drop": 0.05}))
+    assert told_drop(pruner) == 0.05
     pruner.apply(np.array([9.0, 9.0, 9.0]), 0.01)
     pruner.measure(no_tick)
-    assert unpack(pruner.weights(), "test")[1] == {"repaired": False}
-    restored = TorchPruner(small())
-    restored.restore(pruner.checkpoint())
-    assert digest(restored.weights()) == digest(pruner.weights())
+    assert told_drop(pruner) == 0.05
 
 
 def test_surgery_waits_for_the_reference() -> None:

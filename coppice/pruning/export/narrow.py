@@ -26,13 +26,13 @@ from coppice.pruning.export.loaders.load_narrow import Select
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 LAYERS = (nn.Linear, *CONVS)
-_POOLS = (*MAX_POOLS, *AVERAGE_POOLS, *ADAPTIVE_POOLS)
-_ONE_TO_ONE = (*ELEMENTWISE, *NORMS, *_POOLS)
+POOLS = (*MAX_POOLS, *AVERAGE_POOLS, *ADAPTIVE_POOLS)
+_ONE_TO_ONE = (*ELEMENTWISE, *NORMS, *POOLS)
 """Steps that keep every unit to itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Edge:
+class UnitEdge:
     """Two layers, and the steps between them, by their places in the chain."""
 
     source: int
@@ -47,7 +47,7 @@ def remove_dead_units(steps: list[Step]) -> list[Step]:
     The first and last sizes stay: the network takes and gives what it took and gave. Values that are not
     finite are not looked after: a dense network multiplies them by zero weights, which makes NaN.
     """
-    edges = _edges([module for _, module in steps])
+    edges = unit_edges([module for _, module in steps])
     changed = True
     while changed:
         changed = any(_narrow(steps, edge) for edge in edges)
@@ -71,7 +71,7 @@ def select_inputs(steps: list[Step], at: int) -> list[Step] | None:
     return [(title, select), (name, _layer_like(linear, linear.weight[:, used], linear.bias))]
 
 
-def _edges(modules: list[nn.Module]) -> list[_Edge]:
+def unit_edges(modules: list[nn.Module]) -> list[UnitEdge]:
     """Every two layers in a row between which it is known which unit is which."""
     found = []
     places = [i for i, module in enumerate(modules) if isinstance(module, LAYERS)]
@@ -99,11 +99,11 @@ def _edges(modules: list[nn.Module]) -> list[_Edge]:
             continue
         group, rest = divmod(second.weight.shape[1], first.weight.shape[0])
         if rest == 0 and group >= 1 and (group == 1 or (flat and isinstance(first, CONVS))):
-            found.append(_Edge(source, target, group))
+            found.append(UnitEdge(source, target, group))
     return found
 
 
-def _narrow(steps: list[Step], edge: _Edge) -> bool:
+def _narrow(steps: list[Step], edge: UnitEdge) -> bool:
     """Remove the dead units on one edge; True if there were any."""
     between = [module for _, module in steps[edge.source + 1 : edge.target]]
     source, target = steps[edge.source][1], steps[edge.target][1]
@@ -160,7 +160,7 @@ def _constants(layer: Layer, between: list[nn.Module]) -> tuple[torch.Tensor, to
         elif isinstance(module, NORMS):
             extra = {nn.BatchNorm1d: 0, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}[type(module)]
             value = module(value.view(1, units, *[1] * extra)).flatten()
-        elif not isinstance(module, (*_POOLS, nn.Flatten)):
+        elif not isinstance(module, (*POOLS, nn.Flatten)):
             value = module(value)
     return value, known & value.isfinite()
 
