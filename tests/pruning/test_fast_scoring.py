@@ -15,11 +15,11 @@ from coppice.pruning.evaluation import BATCH, wrong_in
 from coppice.pruning.layers import find_layers
 from coppice.pruning.masks import operate, unit_mask
 from coppice.pruning.scoring.batched import Batched
-from coppice.pruning.scoring.chain import read_chain
 from coppice.pruning.scoring.cuts import LayerCuts
 from coppice.pruning.scoring.fast import FastScorer
 from coppice.pruning.scoring.plain import PlainScorer
 from coppice.pruning.scoring.reference import Reference
+from coppice.pruning.scoring.stages import read_chain
 from coppice.pruning.scoring.verdict import Judgement, hardest_first
 from tests.pruning.networks import Normed, Shared, no_tick
 
