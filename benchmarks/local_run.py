@@ -21,6 +21,7 @@ import yaml
 from coppice.pruning.contract import Float64s, Measure, Outcome
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.scoring.fast import FastScorer
+from coppice.pruning.scoring.reference import Reference
 from coppice.runfile import RunFile, load_run_file, parse_run_file
 from coppice.search import make_optimizer
 
@@ -60,7 +61,8 @@ def run_locally(run: RunFile, say: bool = False, observe: Observer | None = None
         if pruner.iteration < run.surgery.prune_until:
             searches += 1
             at = time.process_time()
-            scorer = FastScorer.build(run, pruner.weights(), x, y, pruner.reference_accuracy)
+            reference = Reference.build(run, pruner.weights(), x, y, pruner.reference_accuracy)
+            scorer = FastScorer(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
             fitness, told = search(run, pruner, scorer, searches, observe)
             evaluations += told
             search_s += time.process_time() - at

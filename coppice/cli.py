@@ -183,9 +183,11 @@ def evaluator(work: WorkOption = None, device: DeviceOption = None, threads: Thr
 
         def make_scorer(run: RunFile, weights: bytes, x: Any, y: Any, reference_accuracy: float) -> Any:
             from coppice.pruning.scoring.fast import FastScorer
+            from coppice.pruning.scoring.reference import Reference
 
             place = device or run.evaluators.device
-            return FastScorer.build(run, weights, x, y, reference_accuracy, place)
+            reference = Reference.build(run, weights, x, y, reference_accuracy, place)
+            return FastScorer(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
 
         serve(context, make_scorer)
 

@@ -1,7 +1,7 @@
 """What the roles need of a network, in plain numpy and bytes: nothing here imports torch.
 
 `Pruner` is what the outer loop drives, `Scorer` what an evaluator drives. The real ones are built by
-`coppice.pruning.pruner.TorchPruner` and `coppice.pruning.scoring.FastScorer`; tests put cheap stand-ins
+`coppice.pruning.pruner.TorchPruner` and `coppice.pruning.scoring.fast.FastScorer`; tests put cheap stand-ins
 behind the same protocols.
 """
 
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Float64s = npt.NDArray[np.float64]
+Float32s = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
 Tick = Callable[[], None]
 """Called every so often inside long work (at least once a second or so, once a batch): beats leases and
 may raise to end the work."""

@@ -50,13 +50,18 @@ def crate_for(of: Spread, limit: float) -> float:
     return (limit - of.mean) / of.std if of.std > 0 else 0.0
 
 
-def operate(mask: torch.Tensor, magnitude: torch.Tensor, limit: float) -> torch.Tensor:
+def operate(mask: torch.Tensor, magnitude: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
     """One surgery on `mask`: cut where |w| < 0.9 t, restore where |w| > 1.1 t, else as it was.
 
     Computed as |w| + 0.2 t mask >= 1.1 t, which is the same in two passes. A threshold of 0 restores all.
+    As a tensor (float64, no dimensions) the limit can be mapped over by torch.func.vmap, to the same bits.
     """
-    moved = torch.add(magnitude, mask, alpha=(RESTORE_ABOVE - CUT_BELOW) * limit)
-    return moved.ge_(RESTORE_ABOVE * limit)
+    step = RESTORE_ABOVE - CUT_BELOW
+    if isinstance(limit, torch.Tensor):
+        moved = torch.addcmul(magnitude, mask, (step * limit).to(magnitude))
+        # Not in place: vmap does that one after the other.
+        return (moved >= (RESTORE_ABOVE * limit).to(magnitude)).to(moved.dtype)
+    return torch.add(magnitude, mask, alpha=step * limit).ge_(RESTORE_ABOVE * limit)
 
 
 def unit_mask(weight_mask: torch.Tensor) -> torch.Tensor:
@@ -75,7 +80,7 @@ def operate_all(
     layers: Sequence[PrunableLayer],
     masks: Mapping[str, torch.Tensor],
     magnitudes: Mapping[str, torch.Tensor],
-    limits: Sequence[float],
+    limits: Sequence[float | torch.Tensor],
 ) -> Masks:
     """One surgery on every layer, at its threshold; `magnitudes`: |w| by the weight's name. New masks.
 

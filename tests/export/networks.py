@@ -1,4 +1,4 @@
-"""Networks for the tests of the export, and how they are cut."""
+"""Networks that only the tests of the export need, and how they are cut."""
 
 from __future__ import annotations
 
@@ -84,30 +84,3 @@ class Residual(nn.Module):
         """(n, 16) -> (n, 4)."""
         x = torch.relu(self.first(x))
         return self.out(x + torch.relu(self.second(x)))  # type: ignore[no-any-return]
-
-
-class Tied(nn.Module):
-    """Two layers with one weight, and one layer used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(16, 16)
-        self.twin = nn.Linear(16, 16)
-        self.twin.weight = self.first.weight
-        self.out = nn.Linear(16, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 16) -> (n, 4)."""
-        return self.out(torch.relu(self.twin(torch.relu(self.first(torch.relu(self.first(x)))))))  # type: ignore[no-any-return]
-
-
-class Branching(nn.Module):
-    """Its forward asks what is in the tensor: torch.fx cannot follow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(16, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, 16) -> (n, 4)."""
-        return self.fc(x) if x.sum() > 0 else self.fc(-x)  # type: ignore[no-any-return]

@@ -21,11 +21,8 @@ from coppice.pruning.contract import Export, Timing
 from coppice.pruning.export import bundle, onnx_file
 from coppice.pruning.export.bundle import FILES, Wanted, build_export, export_or_reason, slower
 from coppice.pruning.export.timing import thread_counts, times_ms
-from tests.export.networks import Branching, Functional, Residual, Tied, cut, normed
-
-
-def no_tick() -> None:
-    """Nobody waits."""
+from tests.export.networks import Functional, Residual, cut, normed
+from tests.pruning.networks import Branching, Shared, no_tick
 
 
 def exported(model: nn.Module, *shape: int, half: bool = False, onnx: bool = True) -> Export:
@@ -43,7 +40,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lenet-5": (lenet_5, (1, 28, 28)),
     "functional": (Functional, (1, 28, 28)),
     "normed": (normed, (1, 12, 12)),
-    "tied": (Tied, (16,)),
+    "shared": (Shared, (64,)),
 }
 
 WITHOUT_COPPICE = """
@@ -100,7 +97,7 @@ def test_the_report_says_bytes_milliseconds_and_what_was_removed(tmp_path: Path)
     assert "units were dead and are removed" in report.notes[0]
 
 
-@pytest.mark.parametrize("model", [Residual(), Branching()], ids=["residual", "branching"])
+@pytest.mark.parametrize("model", [Residual(), Branching(16, 4)], ids=["residual", "branching"])
 def test_a_network_that_is_left_alone_is_exported_all_the_same(model: nn.Module) -> None:
     made = exported(cut(model, 0.2), 16)
     assert "narrow.safetensors" not in made.files

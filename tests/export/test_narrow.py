@@ -18,7 +18,8 @@ from coppice.pruning.export.chain import ELEMENTWISE, NotAChain, find_chain
 from coppice.pruning.export.forms import sequential
 from coppice.pruning.export.loaders.load_narrow import SparseLinear, TurnedLinear
 from coppice.pruning.export.narrow import remove_dead_units, select_inputs
-from tests.export.networks import Branching, Functional, Residual, Tied, cut, normed
+from tests.export.networks import Functional, Residual, cut, normed
+from tests.pruning.networks import Branching, Shared
 
 
 def narrowed(model: nn.Module, samples: torch.Tensor) -> nn.Sequential:
@@ -118,7 +119,7 @@ def test_batch_normalisation_is_folded_or_sliced(keep: float) -> None:
 
 
 def test_layers_that_share_a_weight() -> None:
-    narrowed(cut(Tied(), 0.1), torch.rand(4, 16))
+    narrowed(cut(Shared(16, 4), 0.1), torch.rand(4, 16))
 
 
 def test_a_whole_layer_that_is_dead_keeps_one_unit() -> None:

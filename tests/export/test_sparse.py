@@ -17,7 +17,8 @@ from coppice.pruning.export import loaders
 from coppice.pruning.export.loaders.load_model import load, read
 from coppice.pruning.export.sparse import pack_sparse, rounded_to_half, state_of
 from coppice.pruning.tensors import Tensors, pack
-from tests.export.networks import Tied, cut
+from tests.export.networks import cut
+from tests.pruning.networks import Shared
 
 LOADERS = Path(loaders.__file__).parent
 
@@ -99,11 +100,11 @@ def test_gaps_around_the_highest_code(distance: int, tmp_path: Path) -> None:
 
 
 def test_a_tensor_under_two_names_is_stored_once_and_is_one_again(tmp_path: Path) -> None:
-    model = cut(Tied(), 0.5)
+    model = cut(Shared(16, 4), 0.5)
     back = through(state_of(model), tmp_path)
     assert back["first.weight"] is back["twin.weight"]
     assert "twin.weight" not in read(str(tmp_path / "model.safetensors"))[0]
-    fresh = Tied()
+    fresh = Shared(16, 4)
     fresh.load_state_dict(back)
     x = torch.rand(5, 16)
     assert torch.equal(fresh(x), model(x))

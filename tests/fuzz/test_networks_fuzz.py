@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from coppice.errors import CoppiceError
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.scoring.fast import FastScorer
+from coppice.pruning.scoring.reference import Reference
 from coppice.pruning.tensors import load_weights_file, pack, unpack
 from tests.fuzz.damage import content, quick, read_or_refuse
 from tests.pruning.networks import no_tick, small
@@ -49,10 +50,7 @@ def test_any_bytes_are_no_tensors(data: bytes) -> None:
 @fuzz
 @given(content(WEIGHTS))
 def test_any_weights_are_refused_or_judged(data: bytes) -> None:
-    def judge() -> None:
-        FastScorer.build(RUN, data, X, Y, 0.9).score(np.zeros(2), no_tick)
-
-    read_or_refuse(judge)
+    read_or_refuse(lambda: judge_weights(data))
 
 
 @fuzz
@@ -113,7 +111,7 @@ def test_tensors_of_another_kind(dtype: str, data: st.DataObject) -> None:
 
 
 def judge_weights(data: bytes) -> None:
-    FastScorer.build(RUN, data, X, Y, 0.9).score(np.zeros(2), no_tick)
+    FastScorer(Reference.build(RUN, data, X, Y, 0.9)).score(np.zeros(2), no_tick)
 
 
 # What was found

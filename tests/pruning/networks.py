@@ -1,4 +1,4 @@
-"""Small runs and networks that the tests of this folder share."""
+"""Small runs and networks that several tests share."""
 
 from __future__ import annotations
 
@@ -52,18 +52,32 @@ class Normed(nn.Module):
 class Shared(nn.Module):
     """One layer used twice, and two layers that share one weight."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = 64, classes: int = 10) -> None:
         super().__init__()
-        self.first = nn.Linear(64, 64)
-        self.twin = nn.Linear(64, 64)
+        self.first = nn.Linear(inputs, inputs)
+        self.twin = nn.Linear(inputs, inputs)
         self.twin.weight = self.first.weight
         self.again = self.first
-        self.out = nn.Linear(64, 10)
+        self.out = nn.Linear(inputs, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, ...) of 64 values -> (n, 10)."""
+        """(n, ...) of `inputs` values -> (n, classes)."""
         x = torch.relu(self.again(torch.relu(self.first(x.flatten(1)))))
         return self.out(torch.relu(self.twin(x)))  # type: ignore[no-any-return]
+
+
+class Branching(nn.Module):
+    """Its way hangs on what it computes: neither torch.fx nor torch.func.vmap can follow."""
+
+    def __init__(self, inputs: int = 64, classes: int = 10) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, 12)
+        self.out = nn.Linear(12, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, ...) of `inputs` values -> (n, classes)."""
+        logits: torch.Tensor = self.out(torch.relu(self.first(x.flatten(1))))
+        return logits if logits.sum() > -1e9 else -logits
 
 
 class Recurrent(nn.Module):

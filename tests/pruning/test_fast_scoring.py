@@ -10,26 +10,25 @@ import torch
 from torch import nn
 
 from coppice.errors import CoppiceError
+from coppice.models.builtin import mlp
 from coppice.pruning.contract import Float64s, Score
 from coppice.pruning.evaluation import BATCH, wrong_in
 from coppice.pruning.layers import find_layers
 from coppice.pruning.masks import operate, unit_mask
 from coppice.pruning.scoring.batched import Batched
-from coppice.pruning.scoring.chain import read_chain
 from coppice.pruning.scoring.cuts import LayerCuts
 from coppice.pruning.scoring.fast import FastScorer
 from coppice.pruning.scoring.plain import PlainScorer
 from coppice.pruning.scoring.reference import Reference
+from coppice.pruning.scoring.stages import read_chain
 from coppice.pruning.scoring.verdict import Judgement, hardest_first
-from tests.pruning.networks import Normed, Shared, no_tick
+from tests.pruning.networks import Branching, Normed, Shared, no_tick
 
 SAMPLES = 2 * BATCH + 70
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10)
-    )
+def small_mlp() -> nn.Module:
+    return mlp(64, (30, 20), 10)
 
 
 def lenet() -> nn.Module:
@@ -57,15 +56,16 @@ def strided() -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str] | None, bool]] = {
-    "mlp": (mlp, None, True),
-    "mlp, first layer alone": (mlp, ["3", "5"], True),
-    "mlp, last layer alone": (mlp, ["1", "3"], True),
+    "mlp": (small_mlp, None, True),
+    "mlp, first layer alone": (small_mlp, ["fc2", "fc3"], True),
+    "mlp, last layer alone": (small_mlp, ["fc1", "fc2"], True),
     "lenet": (lenet, None, True),
     "lenet, convolution alone": (lenet, ["2", "5"], True),
     "odd": (odd, None, True),
     "strided": (strided, None, False),
     "normed": (Normed, None, False),
     "shared": (Shared, None, False),
+    "branching": (Branching, None, False),
 }
 """Builder, layers to prune, and whether it is a chain."""
 
@@ -152,7 +152,7 @@ class Cramped(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = mlp()
+        self.inner = small_mlp()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.room and x.shape[0] > self.room:
@@ -187,22 +187,7 @@ def test_nothing_is_hidden_that_is_no_question_of_room() -> None:
 
 
 def test_a_network_that_cannot_be_batched_is_scored_one_by_one() -> None:
-    class Branching(nn.Module):
-        """Its way hangs on what it computes, which vmap does not take."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = mlp()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            inner: torch.Tensor = self.inner(x)
-            return inner if float(inner.sum()) > -1e9 else -inner
-
-    NETWORKS["branching"] = (Branching, None, False)
-    try:
-        reference, plain = reference_of("branching", 2), PlainScorer(reference_of("branching", 2))
-    finally:
-        del NETWORKS["branching"]
+    reference, plain = reference_of("branching", 2), PlainScorer(reference_of("branching", 2))
     fast = FastScorer(reference)
     fast._batched = Batched(reference, fast._plain)
     crates = solutions(plain.layers, 6, 2)
@@ -226,7 +211,7 @@ def test_too_few_slots_are_enough() -> None:
 def test_weights_that_could_overflow_are_no_chain() -> None:
     reference = reference_of("mlp", 1)
     assert read_chain(reference) is not None
-    reference.weights["1.weight"] *= 1e36
+    reference.weights["fc1.weight"] *= 1e36
     assert read_chain(reference) is None
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch.func import vmap
 
 from coppice.pruning.layers import PrunableLayer
 from coppice.pruning.masks import (
@@ -52,6 +54,16 @@ def test_surgery_cuts_restores_and_leaves_between(w: np.ndarray, limit: float, s
     assert (after[magnitude > 1.1 * limit + near] == 1).all()
     between = (magnitude > 0.9 * limit + near) & (magnitude < 1.1 * limit - near)
     assert np.array_equal(after[between], before[between])
+
+
+@pytest.mark.filterwarnings("error:There is a performance drop")
+@given(w=weights, limits=st.lists(st.floats(0, 3, width=32), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_many_thresholds_at_once_are_the_same_surgery(w: np.ndarray, limits: list[float], seed: int) -> None:
+    mask = torch.tensor(np.random.default_rng(seed).integers(0, 2, w.shape).astype(np.float32))
+    magnitude = torch.tensor(w).abs()
+    limits += [float(np.float32(m / edge)) for m in magnitude.ravel().tolist() for edge in (0.9, 1.1)]
+    at_once = vmap(lambda limit: operate(mask, magnitude, limit))(torch.tensor(limits, dtype=torch.float64))
+    assert torch.equal(at_once, torch.stack([operate(mask, magnitude, limit) for limit in limits]))
 
 
 @given(w=weights, c=st.floats(-0.5, 12))

@@ -27,6 +27,7 @@ from coppice.pruning.best import Best
 from coppice.pruning.contract import Pruner, Scorer
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.scoring.fast import FastScorer
+from coppice.pruning.scoring.reference import Reference
 from coppice.pruning.tensors import pack, unpack
 from coppice.runfile import RunFile
 from tests.data.idx_files import write_small_mnist
@@ -52,7 +53,8 @@ def test_the_contract_is_kept() -> None:
     # mypy reads this; at run time there is nothing to see.
     pruner: Pruner = TorchPruner(small(reference={"iterations": 0}))
     x, y = pruner.samples()
-    scorer: Scorer = FastScorer.build(small(), pruner.weights(), x, y, pruner.reference_accuracy, "cpu")
+    reference = Reference.build(small(), pruner.weights(), x, y, pruner.reference_accuracy)
+    scorer: Scorer = FastScorer(reference)
     assert len(pruner.layers) == 3
     assert 0 < scorer.score_many([pruner.start_crates()], no_tick)[0].fitness <= 2
     assert [(layer.name, layer.shape) for layer in pruner.layers] == [

@@ -13,7 +13,7 @@ from coppice.pruning.evaluation import BATCH, allowed_errors, count_errors, pick
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.scoring.plain import PlainScorer
 from coppice.pruning.scoring.reference import Reference
-from coppice.pruning.scoring.verdict import hardest_first, infeasible_score, margins
+from coppice.pruning.scoring.verdict import hardest_first, margins, score_of
 from coppice.pruning.tensors import pack, unpack
 from coppice.runfile import RunFile
 from tests.pruning.networks import no_tick, small
@@ -122,7 +122,7 @@ def test_the_allowed_errors_are_whole_numbers(
 
 
 def test_an_infeasible_score_says_how_infeasible() -> None:
-    scores = [infeasible_score(seen, 100, None).fitness for seen in range(1, 101)]
+    scores = [score_of(np.array([place]), 0, 100, 5, 10, None).fitness for place in range(100)]
     assert scores == sorted(scores, reverse=True)
     assert (scores[0], scores[-1]) == (2.0, 1.01)
 

@@ -10,7 +10,6 @@ from torch.func import functional_call, vmap
 
 from coppice.pruning.contract import Tick
 from coppice.pruning.evaluation import BATCH
-from coppice.pruning.masks import CUT_BELOW, RESTORE_ABOVE
 from coppice.pruning.scoring.plain import PlainScorer
 from coppice.pruning.scoring.reference import Reference
 from coppice.pruning.scoring.verdict import Judgement, codes
@@ -87,20 +86,14 @@ class Batched:
             running = [i for i in running if not judgements[i].certain]
 
     def _cut(self, limits: Sequence[tuple[float, ...]]) -> dict[str, torch.Tensor]:
-        """The masked weights and biases, (solutions, ...) each: `operate_all` for all of them at once."""
+        """The masked weights and biases, (solutions, ...) each."""
         reference = self._reference
-        cut: dict[str, torch.Tensor] = {}
-        for number, layer in enumerate(reference.found):
-            weight, mask = reference.weights[layer.weight], reference.masks[layer.weight]
-            own = torch.tensor([each[number] for each in limits], dtype=torch.float64)
-            shape = (-1, *[1] * weight.ndim)
-            step = ((RESTORE_ABOVE - CUT_BELOW) * own).to(weight).view(shape)
-            bound = (RESTORE_ABOVE * own).to(weight).view(shape)
-            moved = (weight.abs() + step * mask >= bound).to(weight.dtype)
-            cut[layer.weight] = moved * weight
-            if layer.bias is not None:
-                cut[layer.bias] = moved.flatten(2).amax(2) * reference.weights[layer.bias]
-        return cut
+
+        def one(*own: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {name: mask * reference.weights[name] for name, mask in reference.cut_masks(own).items()}
+
+        by_layer = torch.tensor(limits, dtype=torch.float64, device=reference.y.device).unbind(1)
+        return vmap(one)(*by_layer)
 
     def _logits(self, weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """(solutions, n, classes)."""

@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from coppice.pruning.contract import Float32s, Int64s
 from coppice.pruning.masks import CUT_BELOW, RESTORE_ABOVE
-
-Float32s = npt.NDArray[np.float32]
-Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,30 +3,29 @@
 - What remains is counted by binary search in sorted magnitudes (`cuts`), without touching a weight.
 - Samples are looked at hardest first, until the verdict is certain either way.
 - A cut that was judged before is not judged again.
-- On a CPU, chains of ordinary layers are computed sparsely, and what two solutions share of the first layer
-  once (`chain`); on a GPU, several solutions in one pass (`batched`). Both round differently from the plain
-  scorer: where a sample is too close to call, the plain network is asked.
+- On a CPU, chains of ordinary layers (`stages`) are computed sparsely (`solution`), and what two solutions
+  share of the first layer once (`chain`); on a GPU, several solutions in one pass (`batched`). Both round
+  differently from the plain scorer: where a sample is too close to call, the plain network is asked.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from coppice.pruning.contract import Float64s, Score, Tick
 from coppice.pruning.evaluation import BATCH
 from coppice.pruning.scoring.batched import Batched
-from coppice.pruning.scoring.chain import Chain, read_chain
+from coppice.pruning.scoring.chain import Chain, best_time
 from coppice.pruning.scoring.cuts import LayerCut, LayerCuts
 from coppice.pruning.scoring.plain import PlainScorer
 from coppice.pruning.scoring.reference import Reference
+from coppice.pruning.scoring.solution import Solution
+from coppice.pruning.scoring.stages import read_chain
 from coppice.pruning.scoring.verdict import Codes, Judgement
-from coppice.runfile import RunFile
 
 _KNOWN = 10_000
 """Verdicts kept."""
@@ -57,27 +56,12 @@ class FastScorer:
             LayerCuts(reference.weights[layer.weight], reference.masks[layer.weight])
             for layer in reference.found
         ]
-        self._fixed = reference.total - reference.maskable
         on_cpu = reference.y.device.type == "cpu"
         stages = read_chain(reference) if on_cpu else None
         self._chain = None if stages is None else Chain(reference, stages, self._cuts, cache_bytes)
         self._plain_s = self._measure() if self._chain else 0.0
         self._batched = None if on_cpu else Batched(reference, self._plain)
         self._known: dict[tuple[tuple[int, int], ...], Score] = {}
-
-    @classmethod
-    def build(
-        cls,
-        run: RunFile,
-        weights: bytes,
-        x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.int64],
-        reference_accuracy: float,
-        device: str = "cpu",
-    ) -> FastScorer:
-        """As `Reference.build`."""
-        reference = Reference.build(run, weights, x, y, reference_accuracy, device)
-        return cls(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
 
     @property
     def layers(self) -> int:
@@ -110,7 +94,7 @@ class FastScorer:
 
     def _remaining(self, cuts: Sequence[LayerCut]) -> int:
         """Parameters that a solution keeps."""
-        kept = self._fixed
+        kept = self._reference.fixed
         for layer, cut in zip(self._reference.found, cuts, strict=True):
             kept += cut.weights + (cut.units if layer.bias is not None else 0)
         return kept
@@ -129,36 +113,37 @@ class FastScorer:
                 return self._judge(limits, cuts, tick)
             return judgements
         for own_limits, own_cuts, judgement in zip(limits, cuts, judgements, strict=True):
-            sparse = self._chain.begin(own_cuts, self._plain_s) if self._chain else None
-            judged: Judged = sparse or _Plainly(self._plain, own_limits, tick)
+            judged = self._take_up(own_limits, own_cuts)
             while not judgement.certain:
                 tick()
                 judgement.take(judged.codes())
                 self._plain.settle(judgement, own_limits, tick)
         return judgements
 
+    def _take_up(self, limits: tuple[float, ...], cuts: Sequence[LayerCut]) -> Judged:
+        """Sparsely, unless the plain network is quicker."""
+        if self._chain:
+            by_stage = self._chain.by_stage(cuts)
+            if self._chain.seconds(by_stage) <= self._plain_s:
+                return Solution(self._chain, by_stage)
+        return _Plainly(self._plain, limits)
+
     def _measure(self) -> float:
         """Seconds that the plain network takes for all samples."""
-        best = float("inf")
-        for _ in range(3):
-            begin = time.perf_counter()
-            self._plain.wrong(0, lambda: None)
-            best = min(best, time.perf_counter() - begin)
         samples = len(self._reference.y)
-        return best * samples / min(BATCH, samples)
+        return best_time(lambda: self._plain.wrong(0)) * samples / min(BATCH, samples)
 
 
 class _Plainly:
     """Any network, by the plain scorer's own means: never a doubt."""
 
-    def __init__(self, plain: PlainScorer, limits: tuple[float, ...], tick: Tick) -> None:
+    def __init__(self, plain: PlainScorer, limits: tuple[float, ...]) -> None:
         self._plain = plain
-        self._tick = tick
         self._seen = 0
         plain.cut(limits)
 
     def codes(self) -> Codes:
         """See `Judged.codes`."""
-        wrong = self._plain.wrong(self._seen, self._tick).cpu().numpy().astype(np.int8)
+        wrong = self._plain.wrong(self._seen).cpu().numpy().astype(np.int8)
         self._seen += len(wrong)
         return wrong

@@ -12,9 +12,9 @@ import torch
 
 from coppice.pruning.contract import Float64s, Score, Tick
 from coppice.pruning.evaluation import BATCH, wrong_in
-from coppice.pruning.masks import Masks, count_kept, operate_all
+from coppice.pruning.masks import Masks, count_kept
 from coppice.pruning.scoring.reference import Reference
-from coppice.pruning.scoring.verdict import Judgement, feasible_score, infeasible_score
+from coppice.pruning.scoring.verdict import Judgement, score_of
 
 
 class PlainScorer:
@@ -24,7 +24,6 @@ class PlainScorer:
     def __init__(self, reference: Reference) -> None:
         """`reference` is taken over."""
         self._reference = reference
-        self._magnitudes = {layer.weight: reference.weights[layer.weight].abs() for layer in reference.found}
 
     @property
     def layers(self) -> int:
@@ -44,22 +43,20 @@ class PlainScorer:
         """One solution. Raises `CoppiceError` for crates of a wrong length or not finite."""
         reference = self._reference
         limits = reference.limits(crates)
-        tick()
-        masks = self.cut(limits)
-        remaining = reference.total - reference.maskable + sum(count_kept(masks).values())
+        remaining = reference.fixed + sum(count_kept(self.cut(limits)).values())
         samples = len(reference.y)
-        wrong = torch.cat([self.wrong(begin, tick) for begin in range(0, samples, BATCH)])
-        errors = wrong.nonzero()[:, 0]  # where, in the order of the samples
+        wrong = []
+        for begin in range(0, samples, BATCH):
+            tick()
+            wrong.append(self.wrong(begin))
+        errors = torch.cat(wrong).nonzero()[:, 0].cpu().numpy()
         accuracy = (samples - len(errors)) / samples
-        if len(errors) <= reference.allowed:
-            return feasible_score(remaining, reference.total, accuracy)
-        return infeasible_score(int(errors[reference.allowed]) + 1, samples, accuracy)
+        return score_of(errors, reference.allowed, samples, remaining, reference.total, accuracy)
 
     def cut(self, limits: tuple[float, ...]) -> Masks:
         """Show the network as it is when cut at these thresholds; its masks."""
-        with torch.no_grad():
-            masks = operate_all(self._reference.found, self._reference.masks, self._magnitudes, limits)
-            self._reference.show(masks)
+        masks = self._reference.cut_masks(limits)
+        self._reference.show(masks)
         return masks
 
     def settle(self, judgement: Judgement, limits: tuple[float, ...], tick: Tick) -> None:
@@ -71,12 +68,12 @@ class PlainScorer:
         self.cut(limits)
         for begin in np.unique(doubtful // BATCH) * BATCH:
             here = doubtful[(doubtful >= begin) & (doubtful < begin + BATCH)]
-            wrong = self.wrong(int(begin), tick).cpu().numpy()
+            tick()
+            wrong = self.wrong(int(begin)).cpu().numpy()
             judgement.settle(here, wrong[here - begin])
 
-    def wrong(self, begin: int, tick: Tick) -> torch.Tensor:
+    def wrong(self, begin: int) -> torch.Tensor:
         """bool (batch,), on the device: which of the samples from `begin`, a multiple of `BATCH`, the
         network fails on as it is shown."""
-        tick()
         x, y = self._reference.x[begin : begin + BATCH], self._reference.y[begin : begin + BATCH]
         return wrong_in(self._reference.model, x, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from coppice.models import build_model
 from coppice.pruning.contract import Float64s
 from coppice.pruning.evaluation import allowed_errors, pick_device, to_device
 from coppice.pruning.layers import PrunableLayer, find_layers
-from coppice.pruning.masks import Masks, Spread, put_mask, spread, thresholds
+from coppice.pruning.masks import Masks, Spread, operate_all, put_mask, spread, thresholds
 from coppice.pruning.published import unpack_published
 from coppice.pruning.scoring.verdict import hardest_first
 from coppice.runfile import RunFile
@@ -46,7 +47,9 @@ class Reference:
         }
         self.spreads: list[Spread] = [spread(self.weights[layer.weight]) for layer in self.found]
         self.total = sum(parameter.numel() for parameter in self.parameters.values())
-        self.maskable = sum(value.numel() for value in self.weights.values())
+        self.fixed = self.total - sum(value.numel() for value in self.weights.values())
+        """Parameters that no solution cuts."""
+        self._magnitudes = {layer.weight: self.weights[layer.weight].abs() for layer in self.found}
 
     @classmethod
     def build(
@@ -95,6 +98,10 @@ class Reference:
         if crates.shape != (len(self.found),) or not np.isfinite(crates).all():
             raise CoppiceError(f"a solution must be {len(self.found)} finite numbers, found {crates!r:.100}")
         return thresholds(self.spreads, crates)
+
+    def cut_masks(self, limits: Sequence[float | torch.Tensor]) -> Masks:
+        """The masks of a solution with these thresholds, a layer each."""
+        return operate_all(self.found, self.masks, self._magnitudes, limits)
 
     def show(self, masks: Masks) -> None:
         """Put weights * mask into the model."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from coppice.pruning.contract import Score, Tick
+from coppice.pruning.contract import Int64s, Score, Tick
 from coppice.pruning.evaluation import BATCH
 
 RIGHT, WRONG, DOUBTFUL = 0, 1, 2
@@ -46,14 +46,14 @@ class Judgement:
         self._doubts += int(counts[DOUBTFUL])
 
     @property
-    def doubtful(self) -> npt.NDArray[np.int64]:
+    def doubtful(self) -> Int64s:
         """The samples, by their place in the order, that the verdict hangs on; empty while it does not."""
         complete = self._accuracy and self.seen == len(self._codes)
         if not self._doubts or (self._errors + self._doubts <= self._allowed and not complete):
             return np.zeros(0, np.int64)
         return np.flatnonzero(self._codes[: self.seen] == DOUBTFUL)
 
-    def settle(self, places: npt.NDArray[np.int64], wrong: npt.NDArray[np.bool_]) -> None:
+    def settle(self, places: Int64s, wrong: npt.NDArray[np.bool_]) -> None:
         """Say what is true of doubtful samples."""
         self._codes[places] = wrong
         self._doubts -= len(places)
@@ -71,10 +71,8 @@ class Judgement:
         """The verdict; `remaining` of `total` parameters stay."""
         samples = len(self._codes)
         accuracy = (samples - self._errors) / samples if self._accuracy else None
-        if self._errors <= self._allowed:
-            return feasible_score(remaining, total, accuracy)
         wrong = np.flatnonzero(self._codes[: self.seen] == WRONG)
-        return infeasible_score(int(wrong[self._allowed]) + 1, samples, accuracy)
+        return score_of(wrong, self._allowed, samples, remaining, total, accuracy)
 
 
 def codes(logits: torch.Tensor, right: torch.Tensor, classes: int) -> torch.Tensor:
@@ -92,17 +90,21 @@ def codes(logits: torch.Tensor, right: torch.Tensor, classes: int) -> torch.Tens
     return (margin < 0).to(torch.int8).masked_fill_(doubtful, DOUBTFUL)
 
 
-def feasible_score(remaining: int, total: int, accuracy: float | None) -> Score:
-    """The fraction of `total` parameters that remain; above 0 even for a network cut to nothing."""
-    return Score(max(remaining, 1) / total, True, accuracy)
+def score_of(
+    errors: Int64s, allowed: int, samples: int, remaining: int, total: int, accuracy: float | None
+) -> Score:
+    """The score of a network that keeps `remaining` of `total` parameters.
 
+    errors: int64, ascending: where, in the order of the `samples`, it is wrong; if they are more than
+    `allowed`, those up to the first that is too many are enough.
 
-def infeasible_score(seen: int, samples: int, accuracy: float | None) -> Score:
-    """`seen`: how many samples, in order, there were when the errors first exceeded the allowed ones, from 1.
-
-    1 + the fraction of samples that it was spared: in (1, 2], the more the worse.
+    Feasible: the fraction of the parameters that remain; above 0 even for a network cut to nothing.
+    Infeasible: 1 + the fraction of samples that were left at the first error too many, itself among them: in
+    (1, 2], the more the worse.
     """
-    return Score(1.0 + (samples - seen + 1) / samples, False, accuracy)
+    if len(errors) <= allowed:
+        return Score(max(remaining, 1) / total, True, accuracy)
+    return Score(1.0 + (samples - int(errors[allowed])) / samples, False, accuracy)
 
 
 def margins(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tick: Tick) -> torch.Tensor:
