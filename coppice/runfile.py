@@ -133,7 +133,8 @@ class PolishSection(_Section):
     rounds.tmax."""
 
     learning_rate: float | None = Field(default=None, gt=0)
-    """Of its first step, where the schedule begins anew; default: surgery's schedule goes on."""
+    """Of its first step, where the schedule begins anew, surgery's having ended there; default: surgery's
+    schedule goes on to rounds.tmax."""
     weight_decay: float | None = Field(default=None, ge=0)
     """Default: surgery's. Pruning wants much of it, the few weights that stay hardly any."""
 
@@ -165,19 +166,23 @@ class ConstraintSection(_Section):
     accuracy_drop: float = Field(default=0.0, ge=0, le=1)
     """Accuracy that may be lost against the reference, as a fraction (0.005: half a percent)."""
     search_drop: float | None = Field(default=None, ge=0, le=1)
-    """Accuracy that a search may give up right after its cut, since surgery repairs it afterwards. Where it
-    does not, that is accuracy_drop is not kept at the end of the round, the run goes back to its best
-    network, and from then on searches may give up only half as much beyond accuracy_drop. Default:
-    accuracy_drop."""
+    """Accuracy that a search may give up by its cut, since surgery repairs it afterwards. Where it does not,
+    that is accuracy_drop is not kept at the end of the round, the run goes back to its best network, and the
+    next search may give up only half as much beyond accuracy_drop. Default: accuracy_drop."""
     samples: int = Field(default=500, ge=1, le=MOST)
     """How many training samples are held out for it."""
 
-    def drop_in_search(self, setbacks: int) -> float:
-        """What a search may give up after so many cuts that surgery did not repair."""
+    def drop_in_search(self, boldness: float) -> float:
+        """What a search may give up; boldness, in (0, 1]: how much of what search_drop adds."""
         if self.search_drop is None:
             return self.accuracy_drop
-        beyond = self.search_drop - self.accuracy_drop
-        return self.accuracy_drop + (beyond * 0.5**setbacks if beyond > 0 else beyond)
+        return self.accuracy_drop + (self.search_drop - self.accuracy_drop) * boldness
+
+    @model_validator(mode="after")
+    def _search_gives_up_more(self) -> ConstraintSection:
+        if self.search_drop is not None and self.search_drop < self.accuracy_drop:
+            raise ValueError("search_drop must not be below accuracy_drop")
+        return self
 
 
 class EvaluatorsSection(_Section):

@@ -84,6 +84,10 @@ def complaint_about(text: str | bytes, folder: Path) -> str:
             "name: a\nsurgery: {schedule: steps}",
             ": surgery.schedule: Input should be 'constant', 'cosine', ",
         ),
+        (
+            "name: a\nconstraint: {accuracy_drop: 0.02, search_drop: 0.01}",
+            ": constraint: search_drop must not be below accuracy_drop",
+        ),
         ("name: a\ndata: {name: cifar}", ": data.name: Input should be 'digits', 'mnist' or 'arrays'"),
         (
             "name: a\nconstraint: {accuracy_drop: 2}",

@@ -42,6 +42,8 @@ from coppice.runfile import RunFile, TrainingSection
 _LOOK_EVERY = 20
 """Iterations between two looks at the loss: a look waits for the device."""
 _LOSS_MEMORY = 0.02
+_SHYER, _SHYEST, _BOLDER = 0.5, 2**-20, 2**0.25
+"""What a cut that was not repaired does to the boldness of searches, and one that was."""
 _DROPOUT = {
     Purpose.REFERENCE_BATCHES: Purpose.REFERENCE_DROPOUT,
     Purpose.SURGERY_BATCHES: Purpose.SURGERY_DROPOUT,
@@ -94,7 +96,7 @@ class TorchPruner:
         self.limits: tuple[float, ...] | None = None  # thresholds; none before the first cut
         self.reference: Tensors = {}
         self.best: Best | None = None
-        self.setbacks = 0  # cuts that surgery did not repair
+        self.boldness = 1.0  # of searches: how much of what search_drop adds they may give up
         self.mean_loss = torch.zeros((), device=self._device)
         self.losses = 0
         self._batches = {
@@ -130,7 +132,7 @@ class TorchPruner:
         the order in which to look at the samples."""
         self.sgd.show(self.masks)
         order = hardest_first(self.model, self._held_x, self._held_y, _no_tick)
-        drop = self.run.constraint.drop_in_search(self.setbacks)
+        drop = self.run.constraint.drop_in_search(self.boldness)
         return pack_published(self._tensors(), self.found, self.masks, drop, order)
 
     def start_crates(self) -> Float64s:
@@ -192,10 +194,11 @@ class TorchPruner:
             feasible=errors <= allowed,
         )
         if measure.feasible:
+            self.boldness = min(1.0, self.boldness * _BOLDER)
             if self.best is None or self.best.beaten_by(measure):
                 self._keep_best(measure)
         elif self.iteration < self.run.surgery.prune_until:
-            self.setbacks += 1
+            self.boldness = max(_SHYEST, self.boldness * _SHYER)
             self._go_back()
         return measure
 
@@ -281,7 +284,8 @@ class TorchPruner:
                 rounds.iterations,
             )
         else:
-            how, begin, iterations = surgery, 0, rounds.tmax
+            how, begin = surgery, 0
+            iterations = rounds.tmax if self.run.polish.learning_rate is None else surgery.prune_until
         return learning_rate(how.learning_rate, how.schedule, iteration - begin, iterations)
 
     def _operate(self, iteration: int) -> None:

@@ -48,7 +48,7 @@ class _Info(TypedDict):
     crates: list[float]
     limits: list[float] | None
     losses: _Count
-    setbacks: _Count
+    boldness: Annotated[float, Field(gt=0, le=1)]
     best: _BestInfo | None
 
 
@@ -84,7 +84,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "crates": pruner.crates.tolist(),
         "limits": None if pruner.limits is None else list(pruner.limits),
         "losses": pruner.losses,
-        "setbacks": pruner.setbacks,
+        "boldness": pruner.boldness,
         "best": None if best is None else best.info(),
     }
     return pack(tensors, info)
@@ -155,7 +155,7 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
     pruner.crates = np.array(info["crates"], dtype=np.float64)
     pruner.limits = None if info["limits"] is None else tuple(info["limits"])
     pruner.losses = info["losses"]
-    pruner.setbacks = info["setbacks"]
+    pruner.boldness = info["boldness"]
     pruner.best = (
         None if info["best"] is None else best_from(info["best"], groups["best"], groups["best_mask"])
     )

@@ -340,6 +340,18 @@ def test_a_cut_that_is_not_repaired_is_taken_back_and_the_next_one_is_gentler() 
     assert digest(restored.weights()) == digest(pruner.weights())
 
 
+def test_cuts_that_are_repaired_make_bold_again() -> None:
+    pruner = trained(small(constraint={"accuracy_drop": 0.05, "search_drop": 0.25}))
+    pruner.measure(no_tick)
+    pruner.boldness = 0.25
+    for _ in range(4):
+        pruner.measure(no_tick)
+    assert told_drop(pruner) == pytest.approx(0.15)
+    for _ in range(9):
+        pruner.measure(no_tick)
+    assert told_drop(pruner) == 0.25
+
+
 def test_a_cut_that_is_not_repaired_stays_where_there_is_nothing_to_go_back_to() -> None:
     pruner = trained(small(constraint={"accuracy_drop": 0.05, "search_drop": 0.25}))
     pruner.apply(np.array([9.0, 9.0, 9.0]), 0.01)

@@ -221,3 +221,31 @@ def test_every_batch_beats() -> None:
     beats.clear()
     pruner.train(25, lambda: beats.append(1))
     assert len(beats) >= 25
+
+
+def test_each_phase_has_its_schedule() -> None:
+    def rates(**sections: object) -> list[float]:
+        rounds = {"iterations": 10, "tmax": 40}
+        surgery = {"prune_until": 20, "learning_rate": 1.0, **sections.pop("surgery", {})}  # type: ignore[dict-item]
+        pruner = TorchPruner(small(rounds=rounds, surgery=surgery, **sections))
+        return [pruner._rate(iteration) for iteration in range(40)]
+
+    half = [0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)]
+    assert rates() == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 40)) for i in range(40)])
+    assert rates(polish={"weight_decay": 0.5}) == rates()
+    assert rates(polish={"learning_rate": 0.1}) == pytest.approx(half + [0.1 * rate for rate in half])
+    cycle = [0.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)]
+    assert rates(surgery={"schedule": "cycle"}) == pytest.approx(4 * cycle)
+
+
+def test_the_polish_has_its_own_weight_decay() -> None:
+    ends = []
+    for decay in (None, 0.5):
+        pruner = TorchPruner(small(polish={"weight_decay": decay}, surgery={"prune_until": 5}))
+        pruner.train_reference(120, no_tick)
+        pruner.train(5, no_tick)
+        at_five = pruner.sgd.values["fc1.weight"].norm()
+        pruner.train(5, no_tick)
+        ends.append((float(at_five), float(pruner.sgd.values["fc1.weight"].norm())))
+    assert ends[0][0] == ends[1][0]
+    assert ends[1][1] < 0.9 * ends[0][1]

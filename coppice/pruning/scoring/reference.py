@@ -71,7 +71,7 @@ class Reference:
         model = build_model(run.model, run.seed)
         found = find_layers(model, run.model.layers)
         published = unpack_published(weights, model, found)
-        drop = run.constraint.drop_in_search(0) if published.drop is None else published.drop
+        drop = run.constraint.drop_in_search(1.0) if published.drop is None else published.drop
         allowed = allowed_errors(reference_accuracy, drop, len(y))
         masks = {name: mask.to(place) for name, mask in published.masks.items()}
         reference = cls(model.to(place).eval(), found, masks, *to_device(x, y, place), allowed)
