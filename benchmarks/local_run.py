@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.scoring.fast import FastScorer
 from coppice.pruning.scoring.reference import Reference
 from coppice.runfile import RunFile, load_run_file, parse_run_file
-from coppice.search import make_optimizer
+from coppice.search import Optimizer, make_optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +42,23 @@ class LocalRun:
 
 Observer = Callable[[TorchPruner, int, list[Float64s]], None]
 """(the pruner as it was searched, the number of the search, all solutions in order)."""
+Cut = Callable[[RunFile, TorchPruner, int], tuple[float, int]]
+"""(the run, the pruner, the number of the cut from 1): cuts; gives the fitness found (the fraction that
+remains; above 1: nothing feasible, nothing cut) and how many solutions were scored."""
 
 
-def run_locally(run: RunFile, say: bool = False, observe: Observer | None = None) -> LocalRun:
+def run_locally(
+    run: RunFile, say: bool = False, observe: Observer | None = None, cut: Cut | None = None
+) -> LocalRun:
     """Reference, rounds of [search, cut,] surgery and a measure, then the test set.
 
-    `observe` is called after each search, before its cut.
+    `observe` is called after each search, before its cut. `cut`: instead of `search_and_cut`.
     """
+    cut = cut or partial(search_and_cut, observe=observe)
     began = time.process_time()
     search_s = 0.0
     pruner = TorchPruner(run)
     pruner.train_reference(run.reference.iterations, _tick)
-    x, y = pruner.samples()
     rounds: list[Measure] = []
     searches = evaluations = 0
     while pruner.iteration < run.rounds.tmax:
@@ -61,9 +67,7 @@ def run_locally(run: RunFile, say: bool = False, observe: Observer | None = None
         if pruner.iteration < run.surgery.prune_until:
             searches += 1
             at = time.process_time()
-            reference = Reference.build(run, pruner.weights(), x, y, pruner.reference_accuracy)
-            scorer = FastScorer(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
-            fitness, told = search(run, pruner, scorer, searches, observe)
+            fitness, told = cut(run, pruner, searches)
             evaluations += told
             search_s += time.process_time() - at
             found = f"search {fitness if fitness > 1 else 1 / fitness:7.2f}"
@@ -83,22 +87,14 @@ def run_locally(run: RunFile, say: bool = False, observe: Observer | None = None
     return LocalRun(outcome, rounds, searches, evaluations, train_s, search_s)
 
 
-def search(
-    run: RunFile, pruner: TorchPruner, scorer: FastScorer, number: int, observe: Observer | None
+def search_and_cut(
+    run: RunFile, pruner: TorchPruner, number: int, observe: Observer | None = None
 ) -> tuple[float, int]:
-    """Search number `number`, and its cut; gives the fitness found and the evaluations made."""
+    """Search number `number` for the crates of the layers; see `Cut`."""
     start = pruner.start_crates()
     searched = pruner.searched_layers(number)
-    optimizer = make_optimizer(
-        run.search.method,
-        start=start[searched],
-        lower=run.search.lower,
-        upper=run.search.upper,
-        population=run.search.population,
-        evaluations=run.search.evaluations,
-        sigma=run.search.sigma,
-        seed=(run.seed, number),
-    )
+    optimizer = optimizer_for(run, start[searched], run.search.lower, run.search.upper, number)
+    scorer = scorer_for(run, pruner)
     asked: list[Float64s] = []
     while not optimizer.done:
         rows = optimizer.ask()
@@ -112,6 +108,26 @@ def search(
     best[searched] = optimizer.best_solution
     pruner.apply(best, optimizer.best_fitness)
     return optimizer.best_fitness, optimizer.evaluations
+
+
+def optimizer_for(run: RunFile, start: Float64s, lower: float, upper: float, number: int) -> Optimizer:
+    """The run file's search method for search `number`; start: float64 (dimensions,)."""
+    return make_optimizer(
+        run.search.method,
+        start=start,
+        lower=lower,
+        upper=upper,
+        population=run.search.population,
+        evaluations=run.search.evaluations,
+        sigma=run.search.sigma,
+        seed=(run.seed, number),
+    )
+
+
+def scorer_for(run: RunFile, pruner: TorchPruner) -> FastScorer:
+    """What an evaluator has of the network as it stands."""
+    reference = Reference.build(run, pruner.weights(), *pruner.samples(), pruner.reference_accuracy)
+    return FastScorer(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
 
 
 def changed(run: RunFile, settings: list[str]) -> RunFile:

@@ -1,0 +1,210 @@
+"""Compression on MNIST: the run files as shipped, what each idea in them gives, and rivals, over some seeds.
+
+    python -m benchmarks.results                 # everything; hours
+    python -m benchmarks.results --network lenet300 --rows shipped random --seeds 1 2
+    python -m benchmarks.results --tables        # what there is, as Markdown
+
+Every run is written to benchmarks/results/compression/ as it ends; one that is there is not made again unless
+its settings have changed, so the command can be stopped and started at will. Runs are whole runs in one
+process (`benchmarks.local_run`), single-threaded, `--at-once` of them at a time. Seconds: of the processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.local_run import Cut, changed, run_locally, search_and_cut
+from benchmarks.rivals import GradualMagnitude, one_threshold
+from coppice.runfile import RunFile, load_run_file
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results" / "compression"
+NETWORKS = {"lenet300": "lenet300-mnist", "lenet5": "lenet5-mnist"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a table."""
+
+    name: str
+    title: str
+    table: Literal["shipped", "ideas", "rivals"]
+    changes: tuple[str, ...] = ()
+    """Of the run file."""
+    cut: Literal["search", "one threshold", "gradual"] = "search"
+    """gradual: to the compression that the shipped run of the same seed has reached."""
+
+
+_FREE = ("constraint.accuracy_drop=1.0", "constraint.search_drop=null")
+"""A schedule asks no constraint."""
+_STILL = ("augment.shift=0", "augment.rotate=0", "augment.scale=0", "augment.shear=0")
+
+ROWS = (
+    Row("shipped", "as shipped", "shipped"),
+    Row("still", "images are not moved", "ideas", _STILL),
+    Row("light", "weight decay of the polish in surgery, too", "ideas", ("surgery.weight_decay={polish}",)),
+    Row(
+        "unpolished",
+        "no polish of its own: one schedule, one weight decay",
+        "ideas",
+        ("polish.learning_rate=null", "polish.weight_decay=null"),
+    ),
+    Row("cycle", "the learning rate falls anew in every round", "ideas", ("surgery.schedule=cycle",)),
+    Row(
+        "seldom", "a fourth of the searches, rounds four times as long", "ideas", ("rounds.iterations=2000",)
+    ),
+    Row("timid", "a search must keep the constraint at once", "ideas", ("constraint.search_drop=null",)),
+    Row("long", "search: twice the evaluations", "ideas", ("search.evaluations={twice}",)),
+    Row("wide", "search: a population of 10", "ideas", ("search.population=10",)),
+    Row("cmaes", "CMA-ES", "rivals", ("search.method=cmaes",)),
+    Row("random", "random search", "rivals", ("search.method=random",)),
+    Row("one", "one threshold for all layers, NCS", "rivals", (), "one threshold"),
+    Row("gradual", "gradual magnitude schedule, the same training", "rivals", _FREE, "gradual"),
+    Row(
+        "plain",
+        "gradual magnitude schedule, none of the ideas in training",
+        "rivals",
+        (*_FREE, *_STILL, "surgery.weight_decay={polish}"),
+        "gradual",
+    ),
+)
+
+
+def settings(network: str, row: Row, seed: int) -> RunFile:
+    """The run file of one run."""
+    base = load_run_file(REPOSITORY / "jobs" / f"{NETWORKS[network]}.yaml")
+    values = {"{polish}": base.polish.weight_decay, "{twice}": 2 * base.search.evaluations}
+    changes = list(row.changes)
+    for mark, value in values.items():
+        changes = [change.replace(mark, str(value)) for change in changes]
+    return changed(base, changes).model_copy(update={"seed": seed})
+
+
+def path_of(network: str, row: Row, seed: int) -> Path:
+    """Where its result is kept."""
+    return RESULTS / network / f"{row.name}_{seed}.json"
+
+
+def kept(network: str, row: Row, seed: int) -> dict[str, Any] | None:
+    """The result, if there is one of these very settings."""
+    try:
+        found: dict[str, Any] = json.loads(path_of(network, row, seed).read_text())
+    except FileNotFoundError:
+        return None
+    return found if found["settings"] == _fingerprint(settings(network, row, seed), row) else None
+
+
+def _fingerprint(run: RunFile, row: Row) -> str:
+    content = [run.model_dump(mode="json", exclude={"name", "work", "evaluators"}), row.cut]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make(network: str, row: Row, seed: int) -> str:
+    """Run it and keep what came of it; gives a line about it."""
+    torch.set_num_threads(1)
+    run = settings(network, row, seed)
+    cut: Cut = search_and_cut
+    if row.cut == "one threshold":
+        cut = one_threshold
+    elif row.cut == "gradual":
+        shipped = kept(network, ROWS[0], seed)
+        assert shipped is not None
+        cut = GradualMagnitude(shipped["compression"])
+    local = run_locally(run, cut=cut)
+    out, best = local.outcome, local.outcome.measure
+    result = {
+        "settings": _fingerprint(run, row),
+        "compression": round(best.compression, 2),
+        "parameters": best.parameters_remaining,
+        "layers": best.layer_remaining,
+        "held_out_accuracy": round(best.accuracy, 5),
+        "test_error": round(100 * (1 - out.pruned_accuracy), 3),
+        "dense_test_error": round(100 * (1 - out.reference_accuracy), 3),
+        "evaluations": local.evaluations,
+        "seconds": round(local.train_s + local.search_s),
+        "seconds_searching": round(local.search_s, 1),
+    }
+    path = path_of(network, row, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps(result, indent=1) + "\n")
+    unfinished.replace(path)
+    found = f"{result['compression']}x, {result['test_error']} %, {result['seconds']} s"
+    return f"{network} {row.name} {seed}: {found}"
+
+
+def tables(network: str, seeds: list[int]) -> Iterator[str]:
+    """Markdown, of the results that there are."""
+    for table in ("shipped", "ideas", "rivals"):
+        yield f"| {network}, {table} | seeds | compression | test error, % | evaluations | seconds |"
+        yield "|---|---|---|---|---|---|"
+        for row in ROWS:
+            found = [result for seed in seeds if (result := kept(network, row, seed))]
+            if row.table == table and found:
+                cells = [row.title, str(len(found)), _spread(found, "compression", 0)]
+                cells += [_spread(found, "test_error", 2)]
+                cells += [
+                    f"{mean(result[key] for result in found):,.0f}" for key in ("evaluations", "seconds")
+                ]
+                yield f"| {' | '.join(cells)} |"
+        yield ""
+
+
+def _spread(found: list[dict[str, Any]], key: str, digits: int) -> str:
+    values = [result[key] for result in found]
+    text = f"{mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {stdev(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return text
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--network", choices=NETWORKS, nargs="*", default=list(NETWORKS))
+    parser.add_argument("--rows", choices=[row.name for row in ROWS], nargs="*")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--at-once", type=int, default=os.cpu_count())
+    parser.add_argument("--tables", action="store_true", help="run nothing, print what there is")
+    given = parser.parse_args()
+    if not given.tables:
+        rows = [row for row in ROWS if row.name in (given.rows or [each.name for each in ROWS])]
+        # The others compare themselves with the shipped runs, so these come first.
+        for group in ([row for row in rows if row.cut != "gradual"], [r for r in rows if r.cut == "gradual"]):
+            wanted = [
+                (network, row, seed)
+                for network in given.network
+                for row in group
+                for seed in given.seeds
+                if kept(network, row, seed) is None
+            ]
+            missing = [
+                each for each in wanted if each[1].cut == "gradual" and not kept(each[0], ROWS[0], each[2])
+            ]
+            if missing:
+                print(f"{missing[0][1].name}: wants the shipped runs first: --rows shipped", file=sys.stderr)
+                return 1
+            fresh = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(given.at_once, fresh) as pool:
+                for done in as_completed([pool.submit(make, *each) for each in wanted]):
+                    print(done.result(), flush=True)
+    for network in given.network:
+        print("\n".join(tables(network, given.seeds)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
