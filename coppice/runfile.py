@@ -126,6 +126,9 @@ class SurgerySection(TrainingSection):
     """Searches and mask changes end at this iteration; after it the kept weights are only trained."""
     gamma: float = Field(default=0.0001, ge=0)
     """Masks are updated with probability 1 / (1 + gamma * iteration)."""
+    biases: bool = True
+    """Whether surgery cuts and restores biases, too, at the threshold of their layer; otherwise a unit has
+    its bias as long as it has an input."""
 
 
 class PolishSection(_Section):

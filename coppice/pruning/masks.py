@@ -82,7 +82,8 @@ def operate_all(
     magnitudes: Mapping[str, torch.Tensor],
     limits: Sequence[float | torch.Tensor],
 ) -> Masks:
-    """One surgery on every layer, at its threshold; `magnitudes`: |w| by the weight's name. New masks.
+    """One surgery on every layer's weight, at its threshold; `magnitudes`: |w| by the weight's name. New
+    masks.
 
     This is also what a solution is: the masks in force are moved by its thresholds, not made afresh. A
     fresh cut would switch on weights that are cut now and just as large as some that are not: they learnt
@@ -90,15 +91,17 @@ def operate_all(
     """
     moved: Masks = {}
     for layer, limit in zip(layers, limits, strict=True):
-        put_mask(moved, layer, operate(masks[layer.weight], magnitudes[layer.weight], limit))
+        bias = None if layer.bias is None else masks[layer.bias]
+        put_masks(moved, layer, operate(masks[layer.weight], magnitudes[layer.weight], limit), bias)
     return moved
 
 
-def put_mask(masks: Masks, layer: PrunableLayer, mask: torch.Tensor) -> None:
-    """Set a layer's mask, and its bias' along with it."""
-    masks[layer.weight] = mask
+def put_masks(masks: Masks, layer: PrunableLayer, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """Set a layer's masks; of its bias, given as (units,), only units that have an input keep theirs."""
+    masks[layer.weight] = weight
     if layer.bias is not None:
-        masks[layer.bias] = unit_mask(mask)
+        assert bias is not None
+        masks[layer.bias] = bias * unit_mask(weight)
 
 
 def count_kept(masks: Masks) -> dict[str, int]:

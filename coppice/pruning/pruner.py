@@ -26,7 +26,7 @@ from coppice.pruning.masks import (
     open_masks,
     operate,
     operate_all,
-    put_mask,
+    put_masks,
     spread,
     thresholds,
 )
@@ -296,8 +296,15 @@ class TorchPruner:
         chance = 1.0 / (1.0 + self.run.surgery.gamma * iteration)
         for layer, limit, draw in zip(self.found, self.limits, draws, strict=True):
             if draw < chance:
-                magnitude = self.sgd.values[layer.weight].abs()
-                put_mask(self.masks, layer, operate(self.masks[layer.weight], magnitude, limit))
+                weight = self._operated(layer.weight, limit)
+                bias = None
+                if layer.bias is not None:
+                    cuts = self.run.surgery.biases
+                    bias = self._operated(layer.bias, limit) if cuts else torch.ones_like(weight[:, 0])
+                put_masks(self.masks, layer, weight, bias)
+
+    def _operated(self, name: str, limit: float) -> torch.Tensor:
+        return operate(self.masks[name], self.sgd.values[name].abs(), limit)
 
     def _keep_best(self, measure: Measure) -> None:
         values = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}

@@ -23,7 +23,7 @@ class Published:
     """Read back, the weights being in the network."""
 
     masks: Masks
-    """The weight masks in force, by the weight's name; ones where the file has none."""
+    """The masks in force, of weights and biases, by the parameter's name; ones where the file has none."""
     drop: float | None
     """The accuracy that a solution may lose against the reference; None where the file does not say."""
     order: torch.Tensor | None
@@ -39,7 +39,7 @@ def pack_published(
 ) -> bytes:
     """safetensors: the tensors under their own names, so that anybody can load them, masks as bytes, and
     the order in which to look at the samples, int32 (samples,). drop: see `Published`."""
-    extra = {_MASK + layer.weight: masks[layer.weight].to(torch.uint8) for layer in layers}
+    extra = {_MASK + name: masks[name].to(torch.uint8) for name in _maskable(layers)}
     return pack({**tensors, **extra, _ORDER: order}, {"drop": drop})
 
 
@@ -57,7 +57,7 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
         raise CoppiceError(f"{_ORIGIN}: {_ORDER} is no order of samples")
     fill_model(model, tensors, _ORIGIN)
     parameters = dict(model.named_parameters())
-    wanted = {layer.weight: parameters[layer.weight].detach() for layer in layers}
+    wanted = {name: parameters[name].detach() for name in _maskable(layers)}
     if masks and masks.keys() != wanted.keys():
         raise CoppiceError(f"{_ORIGIN}: masks of {sorted(masks)}, the run prunes {sorted(wanted)}")
     for name, weight in wanted.items():
@@ -69,6 +69,10 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
     if drop is not None and not (type(drop) in (float, int) and 0 <= drop <= 1):
         raise CoppiceError(f"{_ORIGIN}: no solution may lose {drop!r:.40} of its accuracy")
     return Published(masks, drop, order)
+
+
+def _maskable(layers: Sequence[PrunableLayer]) -> list[str]:
+    return [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
 
 
 def _is_permutation(order: torch.Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from torch import nn
 
 from coppice.errors import CoppiceError
 from coppice.models.builtin import lenet_5, mlp
-from coppice.pruning.contract import Export, Timing
-from coppice.pruning.export import bundle, onnx_file
+from coppice.pruning.contract import Export, Tick, Timing
+from coppice.pruning.export import bundle, forms, onnx_file
 from coppice.pruning.export.bundle import FILES, Wanted, build_export, export_or_reason, slower
 from coppice.pruning.export.timing import thread_counts, times_ms
 from tests.export.networks import Functional, Residual, cut, normed
@@ -80,6 +80,16 @@ def test_every_form_gives_the_networks_outputs_without_coppice(name: str, tmp_pa
     for n in (1, 17, 300):
         (found,) = session.run(["logits"], {"samples": x[:n].numpy()})
         np.testing.assert_allclose(found, expected[:n], rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_selected_inputs_are_exported_like_every_other_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    def select_wins(runs: Mapping[str, object], tick: Tick) -> dict[str, float]:
+        return {form: 1.0 if form == "selected" else 2.0 for form in runs}
+
+    monkeypatch.setattr(forms, "times_ms", select_wins)
+    made = exported(cut(mlp(64, (60, 30), 10), 0.02), 1, 8, 8)
+    assert set(made.files) == set(FILES), made.report.notes
+    assert b'"Select"' in made.files["narrow.safetensors"].replace(b"\\", b"")
 
 
 def test_the_report_says_bytes_milliseconds_and_what_was_removed(tmp_path: Path) -> None:

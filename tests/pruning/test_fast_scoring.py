@@ -78,7 +78,8 @@ def reference_of(network: str, seed: int, allowed: int = SAMPLES // 3) -> Refere
     found = find_layers(model, names)
     x = torch.randn(SAMPLES, 1, 8, 8)
     parameters = dict(model.named_parameters())
-    masks = {layer.weight: (torch.rand(layer.shape) < 0.8).float() for layer in found}
+    maskable = [name for layer in found for name in (layer.weight, layer.bias) if name is not None]
+    masks = {name: (torch.rand(parameters[name].shape) < 0.8).float() for name in maskable}
     if seed % 3 == 0:
         masks = {name: torch.ones_like(mask) for name, mask in masks.items()}
     if seed % 4 == 1:  # many weights of one magnitude
@@ -86,7 +87,7 @@ def reference_of(network: str, seed: int, allowed: int = SAMPLES // 3) -> Refere
             for layer in found:
                 parameters[layer.weight].mul_(30).round_().div_(30)
     reference = Reference(model, found, masks, x, torch.zeros(0), allowed)
-    reference.show(reference.open_masks())
+    reference.show(reference.masks)
     with torch.no_grad():
         y = model(x).argmax(1)
     y[torch.rand(SAMPLES) < 0.03] = 3
@@ -242,14 +243,17 @@ def test_a_cut_is_what_surgery_makes(seed: int) -> None:
     mask = (
         torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < (0, 0.3, 0.9, 1)[seed % 4]
     ).float()
-    cuts = LayerCuts(weight, mask)
+    bias_mask = torch.arange(12) % 5 != 0
+    cuts = LayerCuts(weight, mask, bias_mask)
     magnitude = weight.abs()
     at = [float(np.float32(m / edge)) for m in magnitude.ravel().tolist()[::5] for edge in (0.9, 1.1)]
     for limit in [0.0, 1e30, *at]:
         kept = operate(mask, magnitude, limit)
         cut = cuts.at(limit)
         assert np.array_equal(cuts.kept(cut), np.flatnonzero(kept.numpy()))
-        assert (cut.weights, cut.units) == (int(kept.sum()), int(unit_mask(kept).sum()))
+        biases = unit_mask(kept) * bias_mask
+        assert (cut.weights, cut.biases) == (int(kept.sum()), int(biases.sum()))
+    assert LayerCuts(weight, mask, None).at(0.0).biases == 0
 
 
 def test_doubts_are_settled_only_where_the_verdict_hangs_on_them() -> None:

@@ -15,7 +15,7 @@ from coppice.pruning.masks import (
     open_masks,
     operate,
     operate_all,
-    put_mask,
+    put_masks,
     spread,
     threshold,
     thresholds,
@@ -104,8 +104,12 @@ def test_biases_go_with_units_that_have_no_input_left() -> None:
     assert masks["conv.bias"].tolist() == [0, 1, 0]
     assert torch.equal(masks["conv.bias"], unit_mask(masks["conv.weight"]))
     assert count_kept(masks) == {"conv.weight": 1, "conv.bias": 1}
-    put_mask(masks, layer, torch.ones(3, 1, 2, 2))
+    put_masks(masks, layer, torch.ones(3, 1, 2, 2), torch.ones(3))
     assert masks["conv.bias"].tolist() == [1, 1, 1]
+    put_masks(masks, layer, torch.ones(3, 1, 2, 2), torch.tensor([1.0, 0.0, 1.0]))
+    assert masks["conv.bias"].tolist() == [1, 0, 1]
+    masks = operate_all([layer], masks, {"conv.weight": torch.ones(3, 1, 2, 2)}, [0.1])
+    assert masks["conv.bias"].tolist() == [1, 0, 1]  # a cut leaves to surgery what is cut already
 
 
 def test_open_masks_are_ones_and_every_layer_has_its_own_threshold() -> None:

@@ -189,7 +189,7 @@ def test_odd_weights_are_refused(pruner: TorchPruner) -> None:
         (pack(tensors | {"fc2.bias": torch.full((12,), float("nan"))}), "holds NaN"),
         (
             pack({k: v for k, v in tensors.items() if k != "coppice.mask.fc1.weight"}),
-            "masks of ['fc2.weight'",
+            "masks of ['fc1.bias', 'fc2.bias'",
         ),
         (pack(tensors | {"coppice.mask.fc1.weight": torch.ones(2)}), "the mask of 'fc1.weight' does not fit"),
         (pack(tensors | {"coppice.order": torch.ones(200, dtype=torch.int32)}), "no order of samples"),
@@ -216,8 +216,9 @@ def test_the_masks_in_force_are_moved_not_made_afresh() -> None:
     score = plainly(pruner).score(pruner.start_crates(), no_tick)
     pruner.apply(pruner.start_crates(), 0.5)
     after = pruner.measure(no_tick)
-    # The same thresholds: at most the last step of training moved a weight over one of them.
-    assert abs(after.weights_remaining - before.weights_remaining) <= 3
+    # The same thresholds: at most the last step of training moved a weight over one of them, with which its
+    # unit's others may go.
+    assert abs(after.weights_remaining - before.weights_remaining) <= 6
     assert score.accuracy == after.accuracy
 
 

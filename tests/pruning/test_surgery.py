@@ -160,6 +160,11 @@ def test_masks_follow_the_rule_after_every_update() -> None:
             assert (mask[magnitude > 1.1 * limit * (1 + 1e-5)] == 1).all()
             between = (magnitude > 0.9 * limit * (1 + 1e-5)) & (magnitude < 1.1 * limit * (1 - 1e-5))
             assert torch.equal(mask[between], before[layer.weight][between])
+            assert layer.bias is not None
+            bias, has_input = pruner.masks[layer.bias], mask.amax(1)
+            assert (bias[weights[layer.bias].abs() < 0.9 * limit * (1 - 1e-5)] == 0).all()
+            large = weights[layer.bias].abs() > 1.1 * limit * (1 + 1e-5)
+            assert torch.equal(bias[large], has_input[large])
 
 
 def test_updates_become_rarer() -> None:
@@ -186,6 +191,14 @@ def test_the_masked_network_is_exactly_zero_where_cut() -> None:
         assert torch.equal(shown[name][mask == 1], pruner.sgd.values[name][mask == 1])
         kept += int(mask.sum())
     assert measure.parameters_remaining == kept  # all of this network's parameters have masks
+    for layer in pruner.found:
+        assert layer.bias is not None
+        assert (pruner.masks[layer.bias] <= pruner.masks[layer.weight].amax(1)).all()
+
+
+def test_biases_may_be_left_to_their_units() -> None:
+    pruner = cut_pruner(biases=False)
+    pruner.train(10, no_tick)
     for layer in pruner.found:
         assert layer.bias is not None
         assert torch.equal(pruner.masks[layer.bias], pruner.masks[layer.weight].amax(1))

@@ -10,7 +10,7 @@ from torch import nn
 
 from coppice.models.builtin import lenet_5, mlp
 from coppice.pruning.layers import find_layers
-from coppice.pruning.masks import Masks, open_masks, put_mask
+from coppice.pruning.masks import Masks, open_masks, put_masks
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.sgd import MaskedSGD
 from coppice.pruning.units import Narrowed, bury, find_edges
@@ -58,7 +58,8 @@ def cut(model: nn.Module, share: float, seed: int) -> tuple[MaskedSGD, Masks]:
         if layer.shape[1] > 1:
             kept[:, torch.rand(layer.shape[1], generator=random) < 0.3] = False
         kept[torch.rand(layer.shape[0], generator=random) < 0.3] = False
-        put_mask(masks, layer, kept.to(torch.float64))
+        bias = torch.rand(layer.shape[0], generator=random) < 0.9
+        put_masks(masks, layer, kept.to(torch.float64), bias.to(torch.float64))
     sgd.show(masks)
     return sgd, masks
 
@@ -118,7 +119,7 @@ def test_a_layer_is_never_buried_whole() -> None:
     model = double_mlp()
     found = find_layers(model)
     sgd, masks = cut(model, 0.5, 1)
-    put_mask(masks, found[1], torch.zeros(found[1].shape, dtype=torch.float64))
+    put_masks(masks, found[1], torch.zeros(found[1].shape, dtype=torch.float64), torch.ones(12))
     before = {name: value.clone() for name, value in sgd.values.items()}
     bury(find_edges(model, found), masks, (sgd.values,))
     assert all(torch.equal(sgd.values[name], value) for name, value in before.items())

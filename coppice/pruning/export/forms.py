@@ -50,7 +50,7 @@ def choose_forms(steps: list[Step], samples: torch.Tensor, tick: Tick) -> Forms:
     `samples`: (256, ...) to measure with, on one thread. Nothing but speed hangs on the choice.
     """
     forms = Forms([])
-    with torch.inference_mode(), torch_threads(1):
+    with torch.no_grad(), torch_threads(1):  # no inference mode: what is made here is loaded elsewhere
         for at, (name, module) in enumerate(steps):
             new, run = [(name, module)], module
             if isinstance(module, nn.Linear) and samples.dim() == 2:

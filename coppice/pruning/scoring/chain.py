@@ -32,7 +32,7 @@ class Chain:
         self.samples = len(reference.y)
         self.y = reference.y.cpu().numpy()
         self.cuts = [
-            LayerCuts(torch.from_numpy(stage.weight), torch.ones(stage.weight.shape))
+            LayerCuts(torch.from_numpy(stage.weight), torch.ones(stage.weight.shape), None)
             if stage.layer is None
             else cuts[stage.layer]
             for stage in stages

@@ -29,20 +29,21 @@ class LayerCut:
     """The others return if |w| reaches this; likewise."""
     weights: int
     """How many remain."""
-    units: int
-    """How many rows keep a weight at all."""
+    biases: int
+    """How many remain: of rows that keep a weight at all, if they are in force."""
 
 
 class LayerCuts:
     """All the cuts of one layer."""
 
-    def __init__(self, weight: torch.Tensor, mask: torch.Tensor) -> None:
-        """`weight`: (units, ...), `mask`: the same shape, 1 where it is in force."""
+    def __init__(self, weight: torch.Tensor, mask: torch.Tensor, bias_mask: torch.Tensor | None) -> None:
+        """`weight`: (units, ...), `mask`: the same shape, 1 where it is in force; `bias_mask`: (units,)."""
         magnitude = weight.detach().abs().flatten(1).cpu().numpy()
         in_force = mask.flatten(1).cpu().numpy() != 0
         self._in_force, self._in_force_at = _ascending(magnitude, in_force)
         self._others, self._others_at = _ascending(magnitude, ~in_force)
         self._is_other = ~in_force.ravel()
+        self._has_bias = np.zeros(len(weight), bool) if bias_mask is None else bias_mask.cpu().numpy() != 0
         self._largest_in_force = _largest(magnitude, in_force)
         self._largest_other = _largest(magnitude, ~in_force)
 
@@ -54,7 +55,7 @@ class LayerCuts:
         stay_from, return_from = _value(self._in_force, gone), _value(self._others, away)
         kept = (self._largest_in_force >= stay_from) | (self._largest_other >= return_from)
         weights = len(self._in_force) - gone + len(self._others) - away
-        return LayerCut((gone, away), stay_from, return_from, weights, int(kept.sum()))
+        return LayerCut((gone, away), stay_from, return_from, weights, int((kept & self._has_bias).sum()))
 
     def kept(self, cut: LayerCut) -> Int64s:
         """Where the weights that remain are in the flattened weight, ascending."""

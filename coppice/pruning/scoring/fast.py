@@ -53,7 +53,11 @@ class FastScorer:
         self._accuracy = accuracy
         self._plain = PlainScorer(reference)
         self._cuts = [
-            LayerCuts(reference.weights[layer.weight], reference.masks[layer.weight])
+            LayerCuts(
+                reference.weights[layer.weight],
+                reference.masks[layer.weight],
+                None if layer.bias is None else reference.masks[layer.bias],
+            )
             for layer in reference.found
         ]
         on_cpu = reference.y.device.type == "cpu"
@@ -94,10 +98,7 @@ class FastScorer:
 
     def _remaining(self, cuts: Sequence[LayerCut]) -> int:
         """Parameters that a solution keeps."""
-        kept = self._reference.fixed
-        for layer, cut in zip(self._reference.found, cuts, strict=True):
-            kept += cut.weights + (cut.units if layer.bias is not None else 0)
-        return kept
+        return self._reference.fixed + sum(cut.weights + cut.biases for cut in cuts)
 
     def _judge(
         self, limits: Sequence[tuple[float, ...]], cuts: Sequence[Sequence[LayerCut]], tick: Tick

@@ -15,7 +15,7 @@ from coppice.models import build_model
 from coppice.pruning.contract import Float64s
 from coppice.pruning.evaluation import allowed_errors, pick_device, to_device
 from coppice.pruning.layers import PrunableLayer, find_layers
-from coppice.pruning.masks import Masks, Spread, operate_all, put_mask, spread, thresholds
+from coppice.pruning.masks import Masks, Spread, operate_all, spread, thresholds
 from coppice.pruning.published import unpack_published
 from coppice.pruning.scoring.verdict import hardest_first
 from coppice.runfile import RunFile
@@ -29,7 +29,7 @@ class Reference:
     """Holds the weights; scorers cut it in place."""
     found: tuple[PrunableLayer, ...]
     masks: Masks
-    """Those in force, weights only."""
+    """Those in force, of weights and biases."""
     x: torch.Tensor
     """(n, ...), the samples in the order in which they are looked at."""
     y: torch.Tensor
@@ -45,6 +45,9 @@ class Reference:
             for name in (layer.weight, layer.bias)
             if name is not None
         }
+        for layer in self.found:
+            if layer.bias is not None:  # which no solution restores
+                self.weights[layer.bias] *= self.masks[layer.bias]
         self.spreads: list[Spread] = [spread(self.weights[layer.weight]) for layer in self.found]
         self.total = sum(parameter.numel() for parameter in self.parameters.values())
         self.fixed = self.total - sum(value.numel() for value in self.weights.values())
@@ -77,20 +80,13 @@ class Reference:
         reference = cls(model.to(place).eval(), found, masks, *to_device(x, y, place), allowed)
         order = published.order
         if order is None:
-            reference.show(reference.open_masks())
+            reference.show(reference.masks)
             order = hardest_first(reference.model, reference.x, reference.y, lambda: None)
         elif len(order) != len(y):
             raise CoppiceError(f"model weights: they order {len(order)} samples, there are {len(y)}")
         chosen = order.to(place, torch.int64)
         reference.x, reference.y = reference.x[chosen], reference.y[chosen]
         return reference
-
-    def open_masks(self) -> Masks:
-        """The masks in force, with those of the biases."""
-        masks: Masks = {}
-        for layer in self.found:
-            put_mask(masks, layer, self.masks[layer.weight])
-        return masks
 
     def limits(self, crates: Float64s) -> tuple[float, ...]:
         """Each layer's threshold. Raises `CoppiceError` for crates of a wrong length or not finite."""
