@@ -2,7 +2,7 @@
 
     python -m benchmarks.results                 # everything; hours
     python -m benchmarks.results --network lenet300 --rows shipped random --seeds 1 2
-    python -m benchmarks.results --tables        # what there is, as Markdown
+    python -m benchmarks.results --tables        # what there is, as Markdown; --write: into docs/results.md
 
 Every run is written to benchmarks/results/compression/ as it ends; one that is there is not made again unless
 its settings have changed, so the command can be stopped and started at will. Runs are whole runs in one
@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,8 @@ from coppice.runfile import RunFile, load_run_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "compression"
+DOCUMENT = REPOSITORY / "docs" / "results.md"
+TABLES = ("shipped", "ideas", "rivals")
 NETWORKS = {"lenet300": "lenet300-mnist", "lenet5": "lenet5-mnist"}
 
 
@@ -146,21 +147,32 @@ def make(network: str, row: Row, seed: int) -> str:
     return f"{network} {row.name} {seed}: {found}"
 
 
-def tables(network: str, seeds: list[int]) -> Iterator[str]:
-    """Markdown, of the results that there are."""
-    for table in ("shipped", "ideas", "rivals"):
-        yield f"| {network}, {table} | seeds | compression | test error, % | evaluations | seconds |"
-        yield "|---|---|---|---|---|---|"
+def table(kind: str, networks: list[str], seeds: list[int]) -> str:
+    """One of the tables as Markdown, of the results that there are."""
+    lines = ["| network | run | seeds | compression | test error, % | evaluations | seconds |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for network in networks:
         for row in ROWS:
             found = [result for seed in seeds if (result := kept(network, row, seed))]
-            if row.table == table and found:
-                cells = [row.title, str(len(found)), _spread(found, "compression", 0)]
+            if (row.table == kind or row is ROWS[0]) and found:
+                cells = [network, row.title, str(len(found)), _spread(found, "compression", 0)]
                 cells += [_spread(found, "test_error", 2)]
                 cells += [
                     f"{mean(result[key] for result in found):,.0f}" for key in ("evaluations", "seconds")
                 ]
-                yield f"| {' | '.join(cells)} |"
-        yield ""
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(networks: list[str], seeds: list[int]) -> None:
+    """Put them where docs/results.md wants them."""
+    page = DOCUMENT.read_text()
+    for kind in TABLES:
+        begin, end = f"<!-- table: {kind} -->\n", "<!-- end -->"
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}{table(kind, networks, seeds)}{end}{after}"
+    DOCUMENT.write_text(page)
 
 
 def _spread(found: list[dict[str, Any]], key: str, digits: int) -> str:
@@ -179,6 +191,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5])
     parser.add_argument("--at-once", type=int, default=os.cpu_count())
     parser.add_argument("--tables", action="store_true", help="run nothing, print what there is")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md, too")
     given = parser.parse_args()
     if not given.tables:
         rows = [row for row in ROWS if row.name in (given.rows or [each.name for each in ROWS])]
@@ -201,8 +214,10 @@ def main() -> int:
             with ProcessPoolExecutor(given.at_once, fresh) as pool:
                 for done in as_completed([pool.submit(make, *each) for each in wanted]):
                     print(done.result(), flush=True)
-    for network in given.network:
-        print("\n".join(tables(network, given.seeds)))
+    for kind in TABLES:
+        print(f"{kind}\n\n{table(kind, given.network, given.seeds)}")
+    if given.write:
+        write_tables(given.network, given.seeds)
     return 0
 
 
