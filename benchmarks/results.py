@@ -70,6 +70,8 @@ ROWS = (
     Row("timid", "a search must keep the constraint at once", "ideas", ("constraint.search_drop=null",)),
     Row("long", "search: twice the evaluations", "ideas", ("search.evaluations={twice}",)),
     Row("wide", "search: a population of 10", "ideas", ("search.population=10",)),
+    Row("strides", "search: first steps five times as long", "ideas", ("search.sigma=1.0",)),
+    Row("biased", "biases stay with their units", "ideas", ("surgery.biases=false",)),
     Row("cmaes", "CMA-ES", "rivals", ("search.method=cmaes",)),
     Row("random", "random search", "rivals", ("search.method=random",)),
     Row("one", "one threshold for all layers, NCS", "rivals", (), "one threshold"),

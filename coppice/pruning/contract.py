@@ -162,7 +162,8 @@ class Pruner(Protocol):
 
     def measure(self, tick: Tick) -> Measure:
         """The masked network on the held-out samples; remembers it if it is the best feasible one so far
-        (fewest parameters, then highest accuracy)."""
+        (fewest parameters, then highest accuracy). One that is not feasible may be given up: then the
+        next cut begins at the best one."""
         ...
 
     def loss(self) -> float:
