@@ -59,8 +59,9 @@ def evaluator(context: Context, make_scorer: MakeScorer) -> None:
     """Serve a run until it is over: ends by `RunOver`, `RunFailed` or another `CoppiceError`."""
     record, run = wait_for_run(context)
     presence = announce_evaluator(context.store, context.clock, context.me)
-    with saying_goodbye(presence):
-        _Evaluator(context, record.run_id, run, make_scorer, presence).serve()
+    role = _Evaluator(context, record.run_id, run, make_scorer, presence)
+    with saying_goodbye(presence), role.views:
+        role.serve()
 
 
 class _Held:

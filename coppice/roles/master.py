@@ -26,6 +26,8 @@ from coppice.work.presence import (
     role_files,
 )
 
+LAST_LOOKS = 3
+"""At the top of a work folder, for what is to be removed: a listing may be older than the last files."""
 _IRRELEVANT = ("work", "evaluators")
 """What may change between two starts of the same run: none of it can change the result."""
 
@@ -241,5 +243,6 @@ def _close(context: Context, record: RunRecord, tick: Ticker) -> None:
         backoff.pause()
     for folder in (names.GENERATIONS, TEMPORARY_FOLDER):
         store.delete_tree(folder)
-    store.delete_many([e.name for e in store.list() if names.parse_solution(e.name) is not None])
+    for _ in range(LAST_LOOKS):
+        store.delete_many([e.name for e in store.list() if names.parse_solution(e.name) is not None])
     context.say(f"run {record.run_id} is over")

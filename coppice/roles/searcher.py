@@ -80,7 +80,9 @@ def ncs(context: Context) -> None:
     """Serve a run's searches until `exit`. Raises `RunFailed` and other `CoppiceError`s."""
     record, run = wait_for_run(context)
     with in_office(context, "ncs") as tick:
-        _Searcher(context, record.run_id, run, tick).serve()
+        role = _Searcher(context, record.run_id, run, tick)
+        with role.views:
+            role.serve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
+from types import TracebackType
+from typing import Self
 
-from coppice.roles.context import Context, Stopped
+from coppice.roles.context import Context, RunOver, Stopped
 from coppice.store import StoreError
 from coppice.work.names import GenerationId
 
@@ -24,8 +27,15 @@ PATIENCE = 3.0
 generation's solutions."""
 
 
+REMEMBERED = 200
+"""Views that a writer removes itself when the run is over."""
+
+
 class Views:
-    """Writes the views of the generation under way."""
+    """Writes the views of the generation under way; as a context, removes the last ones when the run is over.
+
+    By name: whoever tidies up goes by a listing, which may be older than they are.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -38,6 +48,21 @@ class Views:
         self._given_up = False
         self._newest: GenerationId | None = None
         self._over = False
+        self._written: deque[str] = deque(maxlen=REMEMBERED)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not issubclass(kind, RunOver):
+            return  # they are still wanted, or there is no writing any more
+        self.settle()
+        try:
+            self._store.delete_many(list(self._written))
+        except StoreError as problem:
+            self._context.say(f"files for onlookers are left behind: {problem}")
 
     def advance(self, generation: GenerationId) -> None:
         """Views of older generations are no longer wanted."""
@@ -83,6 +108,7 @@ class Views:
             with self._writing:
                 if self._wanted(generation):
                     began = self._context.clock.monotonic()
+                    self._written.append(name)
                     self._store.create(name, data)
                     self._took_s = self._context.clock.monotonic() - began
         except StoreError as error:
