@@ -23,6 +23,8 @@ from coppice.work.limits import MAX_TEXT_BYTES, read_limited
 from coppice.work.presence import Identity, Presence, take_office
 from coppice.work.waiting import Backoff
 
+REMOVED_LOOKS, REMOVED_PAUSE_S = 10, 0.5
+"""run.json must be missing for so long before a role believes that somebody removed the run."""
 LOOK_AGAIN_S = 10.0
 """A role that starts and finds a finished run waits so long for a new one to be opened in its place."""
 
@@ -164,12 +166,13 @@ class Board:
             return
         if names.RUN not in self._listing:
             # One look is not enough: a home that replaces in two steps shows a moment without the file.
-            data: bytes | BadContent | None = read_limited(self._context.store, names.RUN, MAX_TEXT_BYTES)
-            if data is None and self._context.store.stat(names.RUN) is None:
-                raise RunRefused(
-                    f"{self._context.store.url}: the run's files have been removed; start the master again"
-                )
-            return
+            for _ in range(REMOVED_LOOKS):
+                if self._context.store.stat(names.RUN) is not None:
+                    return
+                self._context.clock.sleep(REMOVED_PAUSE_S)
+            raise RunRefused(
+                f"{self._context.store.url}: the run's files have been removed; start the master again"
+            )
         before = self._read.get(names.RUN)
         data = self._content(names.RUN)
         if data is not None and (before is None or before[0] != self._listing[names.RUN]):

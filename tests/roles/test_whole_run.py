@@ -10,7 +10,7 @@ from coppice.pruning.contract import Float64s, Score, Tick
 from coppice.roles.status import read_status
 from coppice.store import Store, open_store
 from coppice.work import names
-from tests.roles.threads import history_of, result_of, run_all, small_run
+from tests.roles.threads import HASTE, history_of, result_of, run_all, small_run
 from tests.support.homes import HomeSpec, over_homes
 from tests.support.standins import CheapScorer
 
@@ -78,7 +78,9 @@ def test_other_methods_fit_in(method: str) -> None:
 
 @over_homes()
 def test_every_home_gives_the_same_run(undisturbed: Store, home_spec: HomeSpec) -> None:
-    run_all(lambda: Store(home_spec.open()), small_run(), evaluators=2)
+    # HttpFS replaces a file in two steps: a long moment on a busy machine, to whoever is in haste.
+    haste = 4 if home_spec.kind == "httpfs" else HASTE
+    run_all(lambda: Store(home_spec.open()), small_run(), haste, evaluators=2)
     store = Store(home_spec.open())
     assert history_of(store) == history_of(undisturbed)
     assert result_of(store) == result_of(undisturbed)

@@ -129,9 +129,9 @@ class Crew:
             raise AssertionError(f"hanging: {hanging}, errors: {self.errors}, said: {self.said[-20:]}")
 
 
-def run_all(open_store: OpenStore, run: RunFile, **crew: Any) -> Crew:
+def run_all(open_store: OpenStore, run: RunFile, haste: int = HASTE, **crew: Any) -> Crew:
     """A whole run."""
-    all_roles = Crew(open_store)
+    all_roles = Crew(open_store, haste)
     all_roles.start_all(run, **crew)
     all_roles.join()
     return all_roles
