@@ -481,7 +481,15 @@ def test_lost_checkpoints_of_the_outer_loop_are_made_up_for(
 ) -> None:
     """A run is stopped in its last round, loses checkpoints, and is gone on with."""
     crew = Crew(opened)
-    crew.start_all(small_run(), make_scorer=SlowScorer)
+
+    class Waits(CheapPruner):
+        def train(self, iterations: int, tick: Tick) -> None:
+            while self.iteration >= 80:  # of 110: until it is stopped
+                tick()
+                time.sleep(0.01)
+            super().train(iterations, tick)
+
+    crew.start_all(small_run(), make_scorer=SlowScorer, make_pruner=Waits)
     while len(opened().list(names.ROUNDS)) < 2:
         time.sleep(0.001)
     crew.stopping.set()
