@@ -62,9 +62,9 @@ def run_locally(
     rounds: list[Measure] = []
     searches = evaluations = 0
     while pruner.iteration < run.rounds.tmax:
-        iterations = min(run.rounds.iterations, run.rounds.tmax - pruner.iteration)
+        iterations = run.round_of(pruner.iteration)[1] - pruner.iteration
         found = ""
-        if pruner.iteration < run.surgery.prune_until:
+        if run.searches(pruner.iteration):
             searches += 1
             at = time.process_time()
             fitness, told = cut(run, pruner, searches)

@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.local_run import Cut, changed, run_locally, search_and_cut
 from benchmarks.rivals import GradualMagnitude, one_threshold
+from coppice.errors import CoppiceError
 from coppice.runfile import RunFile, load_run_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -49,7 +50,9 @@ class Row:
     """gradual: to the compression that the shipped run of the same seed has reached."""
 
 
-_FREE = ("constraint.accuracy_drop=1.0", "constraint.search_drop=null")
+_ONCE = ("refine.begin=null", "refine.until=null", "refine.search_drop=null", "surgery.accuracy_drop=null")
+"""The polish goes on where the refinement was."""
+_FREE = (*_ONCE, "constraint.accuracy_drop=1.0", "constraint.search_drop=null")
 """A schedule asks no constraint."""
 _STILL = ("augment.shift=0", "augment.rotate=0", "augment.scale=0", "augment.shear=0")
 
@@ -63,6 +66,11 @@ ROWS = (
         "ideas",
         ("polish.learning_rate=null", "polish.weight_decay=null"),
     ),
+    Row("unrefined", "no refinement: the polish goes on to the end", "ideas", _ONCE),
+    Row("unaveraged", "weights are judged as the last step left them", "ideas", ("surgery.average=0",)),
+    Row("averaged", "the mean of each round's last half is judged", "ideas", ("surgery.average=0.5",)),
+    Row("fading", "what is cut decays faster", "ideas", ("surgery.cut_decay=0.02", "surgery.average=0")),
+    Row("taught", "the reference teaches", "ideas", ("distill.weight=0.5",)),
     Row("cycle", "the learning rate falls anew in every round", "ideas", ("surgery.schedule=cycle",)),
     Row(
         "seldom", "a fourth of the searches, rounds four times as long", "ideas", ("rounds.iterations=2000",)
@@ -96,6 +104,14 @@ def settings(network: str, row: Row, seed: int) -> RunFile:
     return changed(base, changes).model_copy(update={"seed": seed})
 
 
+def differs(network: str, row: Row) -> bool:
+    """Whether it is a run of its own: not all run files have in them what a row leaves out."""
+    shipped = ROWS[0]
+    return row is shipped or _fingerprint(settings(network, row, 1), row) != _fingerprint(
+        settings(network, shipped, 1), shipped
+    )
+
+
 def path_of(network: str, row: Row, seed: int) -> Path:
     """Where its result is kept."""
     return RESULTS / network / f"{row.name}_{seed}.json"
@@ -111,7 +127,9 @@ def kept(network: str, row: Row, seed: int) -> dict[str, Any] | None:
 
 
 def _fingerprint(run: RunFile, row: Row) -> str:
-    content = [run.model_dump(mode="json", exclude={"name", "work", "evaluators"}), row.cut]
+    # Without defaults, so that a key which is new, and which this run does not use, changes nothing.
+    set_by_it = run.model_dump(mode="json", exclude={"name", "work", "evaluators"}, exclude_defaults=True)
+    content = [set_by_it, row.cut]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -155,8 +173,10 @@ def table(kind: str, networks: list[str], seeds: list[int]) -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for network in networks:
         for row in ROWS:
+            if not (row.table == kind or row is ROWS[0]) or not differs(network, row):
+                continue
             found = [result for seed in seeds if (result := kept(network, row, seed))]
-            if (row.table == kind or row is ROWS[0]) and found:
+            if found:
                 cells = [network, row.title, str(len(found)), _spread(found, "compression", 0)]
                 cells += [_spread(found, "test_error", 2)]
                 cells += [
@@ -195,6 +215,7 @@ def main() -> int:
     parser.add_argument("--tables", action="store_true", help="run nothing, print what there is")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/results.md, too")
     given = parser.parse_args()
+    failed = False
     if not given.tables:
         rows = [row for row in ROWS if row.name in (given.rows or [each.name for each in ROWS])]
         # The others compare themselves with the shipped runs, so these come first.
@@ -203,6 +224,7 @@ def main() -> int:
                 (network, row, seed)
                 for network in given.network
                 for row in group
+                if differs(network, row)
                 for seed in given.seeds
                 if kept(network, row, seed) is None
             ]
@@ -214,13 +236,20 @@ def main() -> int:
                 return 1
             fresh = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(given.at_once, fresh) as pool:
-                for done in as_completed([pool.submit(make, *each) for each in wanted]):
-                    print(done.result(), flush=True)
+                runs = {pool.submit(make, *each): each for each in wanted}
+                for done in as_completed(runs):
+                    failure = done.exception()
+                    if isinstance(failure, CoppiceError):  # the others may well come to their ends
+                        network, row, seed = runs[done]
+                        print(f"{network} {row.name} {seed}: {failure}", file=sys.stderr, flush=True)
+                        failed = True
+                    else:
+                        print(done.result(), flush=True)
     for kind in TABLES:
         print(f"{kind}\n\n{table(kind, given.network, given.seeds)}")
     if given.write:
         write_tables(given.network, given.seeds)
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

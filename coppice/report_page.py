@@ -11,10 +11,10 @@ from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
 from coppice import plots
 from coppice.show import export_rows, export_titles, times_smaller
+from coppice.yamlfile import to_yaml
 
 if TYPE_CHECKING:
     from coppice.pruning.contract import ExportReport
@@ -124,7 +124,9 @@ def _cards(facts: Facts) -> Iterable[str]:
     )
     evaluations = [fitness for history in facts.histories for fitness in history.fitness]
     feasible = sum(fitness <= 1 for fitness in evaluations)
-    yield _card("rounds", f"{len(facts.rounds)}", f"{facts.run.rounds.iterations:,} iterations each")
+    lengths = sorted({stage.round for stage in facts.run.stages})
+    each = " or ".join(f"{length:,}" for length in lengths)
+    yield _card("rounds", f"{len(facts.rounds)}", f"{each} iterations each")
     yield _card("searches", f"{len(facts.histories)}", f"by {facts.run.search.method}")
     workers = len(_workers(facts))
     yield _card(
@@ -162,7 +164,7 @@ def _sections(facts: Facts) -> Iterable[str]:
         yield _section("Evaluators", _workers_figure(facts))
     if facts.rounds:
         yield _section("Rounds", _rounds_table(facts))
-    settings = yaml.safe_dump(facts.record.run_file, sort_keys=False, allow_unicode=True, width=100)
+    settings = to_yaml(facts.record.run_file)
     yield _section(
         "Settings",
         "<p>The run file with every default filled in; <code>coppice simulate</code> takes it as it is.</p>"
@@ -183,16 +185,14 @@ def _figure(svg: str, label: str, caption: str) -> str:
 
 def _rounds_figure(facts: Facts) -> str:
     rounds, run = facts.rounds, facts.run
-    allowed = None if facts.reference is None else facts.reference - run.constraint.accuracy_drop
-    fixed = [r.round for r in rounds if r.iteration > run.surgery.prune_until]
     svg = plots.rounds_plot(
         [r.round for r in rounds],
         [r.compression for r in rounds],
         [r.accuracy for r in rounds],
         [r.feasible for r in rounds],
         reference=facts.reference,
-        allowed=allowed,
-        fixed_from=fixed[0] if fixed else None,
+        drops=[run.accuracy_drop(r.iteration - 1) for r in rounds],
+        settled=[not run.stage_at(r.iteration - 1).cuts for r in rounds],
     )
     first, last = rounds[0], rounds[-1]
     label = (

@@ -7,16 +7,17 @@ A mistake is answered in one line with file, key and what was expected. Every ke
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from coppice.errors import CoppiceError
 from coppice.work.contents import json_from_bytes, json_to_bytes, unfit
 from coppice.work.errors import BadContent
 from coppice.work.limits import MAX_TEXT_BYTES
+from coppice.yamlfile import first_mistake, read_yaml
 
 
 class RunFileError(CoppiceError):
@@ -79,6 +80,11 @@ class AugmentSection(_Section):
         """Whether images are moved at all."""
         return any((self.shift, self.rotate, self.scale, self.shear))
 
+    def times(self, factor: float) -> AugmentSection:
+        """The same amounts, each times `factor`, from 0 to 1."""
+        amounts = {name: factor * amount for name, amount in self}
+        return self.model_copy(update=amounts)
+
 
 class DataSection(_Section):
     """The samples: a built-in set, or arrays of the user's own."""
@@ -89,7 +95,8 @@ class DataSection(_Section):
     train: str | None = None
     """arrays: <train>_x.npy and <train>_y.npy."""
     test: str | None = None
-    """arrays: <test>_x.npy and <test>_y.npy."""
+    """arrays: <test>_x.npy and <test>_y.npy; default: a tenth of the training samples, which are then not
+    trained on."""
 
 
 class TrainingSection(_Section):
@@ -114,32 +121,77 @@ class RoundsSection(_Section):
     """The master's rounds."""
 
     iterations: int = Field(default=500, ge=1, le=MOST)
-    """Iterations of one round (the number in new_itr.txt)."""
+    """Iterations of one round (the number in new_itr.txt), but for those of the refinement."""
     tmax: int = Field(default=5000, ge=1, le=MOST)
-    """Iterations of surgery in all; the last round is shortened to end there."""
+    """Iterations in all, without the reference's. A round that would go beyond it, or beyond the end of the
+    surgery, the polish or the refinement, is shortened to end there."""
 
 
 class SurgerySection(TrainingSection):
     """Dynamic network surgery: training in which masks may also open again."""
 
     prune_until: int = Field(default=3000, ge=0, le=MOST)
-    """Searches and mask changes end at this iteration; after it the kept weights are only trained."""
+    """Searches and mask changes end at this iteration; after it the kept weights are only trained (until
+    refine.begin, if there is one)."""
+    accuracy_drop: float | None = Field(default=None, ge=0, le=1)
+    """In place of constraint.accuracy_drop until refine.begin: what the refinement wins back may be lost.
+    What keeps only this is no result; where nothing more is found, the dense network is."""
     gamma: float = Field(default=0.0001, ge=0)
     """Masks are updated with probability 1 / (1 + gamma * iteration)."""
     biases: bool = True
     """Whether surgery cuts and restores biases, too, at the threshold of their layer; otherwise a unit has
     its bias as long as it has an input."""
+    cut_decay: float = Field(default=0.0, ge=0)
+    """More weight decay for weights while they are cut. These learn on, and return once they are larger than
+    the threshold: with it only those whose gradients agree for long, without it some by noise alone."""
+    average: float = Field(default=0.0, ge=0, le=1)
+    """The last share of each round over which the weights are averaged; the mean is judged, searched on, and
+    trained on. 0: none. Without it the noise of the last steps is judged, too."""
 
 
 class PolishSection(_Section):
     """How the weights that stay are trained once masks no longer change: from surgery.prune_until to
-    rounds.tmax."""
+    rounds.tmax, or to refine.begin, and again from refine.until on."""
 
     learning_rate: float | None = Field(default=None, gt=0)
-    """Of its first step, where the schedule begins anew, surgery's having ended there; default: surgery's
-    schedule goes on to rounds.tmax."""
+    """Of its first step, where the schedule begins anew, that of the surgery before it having ended there;
+    default: that schedule goes on to the end of the polish."""
     weight_decay: float | None = Field(default=None, ge=0)
-    """Default: surgery's. Pruning wants much of it, the few weights that stay hardly any."""
+    """Default: that of the surgery before it. Pruning wants much of it, the weights that stay hardly any."""
+    augment: float = Field(default=1.0, ge=0, le=1)
+    """How much is left of what `augment` moves images by: 0.5 is half as far, 0 not at all."""
+
+
+class RefineSection(_Section):
+    """A second surgery, on the polished network: it searches and cuts again, in rounds so long that each
+    repairs what it has cut; then it is polished again."""
+
+    begin: int | None = Field(default=None, ge=0, le=MOST)
+    """The iteration, at or after surgery.prune_until; default: no refinement."""
+    until: int | None = Field(default=None, ge=1, le=MOST)
+    """The iteration at which it ends; default: rounds.tmax."""
+    iterations: int = Field(default=2000, ge=1, le=MOST)
+    """Of one round."""
+    learning_rate: float = Field(default=0.02, gt=0)
+    schedule: Schedule = "cycle"
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Default: the polish's."""
+    cut_decay: float = Field(default=0.02, ge=0)
+    """As surgery.cut_decay."""
+    search_drop: float | None = Field(default=None, ge=0, le=1)
+    """As constraint.search_drop; default: constraint.accuracy_drop."""
+
+
+class DistillSection(_Section):
+    """In surgery and polish the dense reference teaches what is left of it: how likely it holds each class,
+    the wrong ones too, which says more of a sample than its label."""
+
+    weight: float = Field(default=0.0, ge=0, le=1)
+    """Of the loss, how much is the distance to what the reference says; the rest is cross entropy with the
+    label. 0: no distilling, which saves asking the reference about every batch."""
+    temperature: float = Field(default=2.0, gt=0)
+    """What both networks' outputs are divided by before the softmax: the higher, the more wrong classes
+    count."""
 
 
 class SearchSection(_Section):
@@ -175,12 +227,6 @@ class ConstraintSection(_Section):
     samples: int = Field(default=500, ge=1, le=MOST)
     """How many training samples are held out for it."""
 
-    def drop_in_search(self, boldness: float) -> float:
-        """What a search may give up; boldness, in (0, 1]: how much of what search_drop adds."""
-        if self.search_drop is None:
-            return self.accuracy_drop
-        return self.accuracy_drop + (self.search_drop - self.accuracy_drop) * boldness
-
     @model_validator(mode="after")
     def _search_gives_up_more(self) -> ConstraintSection:
         if self.search_drop is not None and self.search_drop < self.accuracy_drop:
@@ -206,6 +252,28 @@ class EvaluatorsSection(_Section):
     """Memory, MB, that an evaluator on a CPU may use for what solutions share."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stretch of a run that is all done in one way."""
+
+    section: Literal["surgery", "polish", "refine"]
+    """Of the run file, where that way stands."""
+    begin: int
+    end: int
+    round: int
+    """Iterations of one of its rounds."""
+
+    @property
+    def cuts(self) -> bool:
+        """Whether its rounds search and cut, and its masks change."""
+        return self.section != "polish"
+
+    def round_of(self, iteration: int) -> tuple[int, int]:
+        """(begin, end) of the round in it to which the step after so many iterations belongs."""
+        begin = self.begin + (iteration - self.begin) // self.round * self.round
+        return begin, min(begin + self.round, self.end)
+
+
 class RunFile(_Section):
     """A whole run file."""
 
@@ -220,6 +288,8 @@ class RunFile(_Section):
     rounds: RoundsSection = RoundsSection()
     surgery: SurgerySection = SurgerySection()
     polish: PolishSection = PolishSection()
+    refine: RefineSection = RefineSection()
+    distill: DistillSection = DistillSection()
     search: SearchSection = SearchSection()
     constraint: ConstraintSection = ConstraintSection()
     evaluators: EvaluatorsSection = EvaluatorsSection()
@@ -233,25 +303,70 @@ class RunFile(_Section):
             )
         return name
 
+    @model_validator(mode="after")
+    def _refinement(self) -> RunFile:
+        begin, given = self.refine.begin, self.surgery.accuracy_drop
+        if begin is None:
+            if given is not None:
+                raise ValueError("surgery.accuracy_drop needs a refinement (refine.begin) that wins it back")
+            return self
+        until = self.refine.until or self.rounds.tmax
+        if not self.surgery.prune_until <= begin < until <= self.rounds.tmax:
+            raise ValueError(
+                "refine.begin must be at least surgery.prune_until, and below refine.until, which is at most "
+                "rounds.tmax"
+            )
+        for key, drop, least in (
+            ("surgery.accuracy_drop", given, self.constraint.accuracy_drop),
+            ("refine.search_drop", self.refine.search_drop, self.constraint.accuracy_drop),
+            ("constraint.search_drop", self.constraint.search_drop, given or 0.0),
+        ):
+            if drop is not None and drop < least:
+                raise ValueError(f"{key} must not be below {least:g}, the accuracy_drop in force then")
+        return self
 
-class _Loader(yaml.SafeLoader):
-    """YAML without what only hides mistakes here: keys given twice, and aliases (which may go in circles)."""
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What a run does after the reference, in order and without gaps, from 0 to rounds.tmax."""
+        tmax, length = self.rounds.tmax, self.rounds.iterations
+        settles = min(self.surgery.prune_until, tmax)
+        begin, until = tmax, tmax
+        if self.refine.begin is not None:
+            begin, until = self.refine.begin, self.refine.until or tmax
+        stages = (
+            Stage("surgery", 0, settles, length),
+            Stage("polish", settles, begin, length),
+            Stage("refine", begin, until, self.refine.iterations),
+            Stage("polish", until, tmax, length),
+        )
+        return tuple(stage for stage in stages if stage.begin < stage.end)
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases such as *this are not taken", mark)
-        return super().compose_node(parent, index)
+    def stage_at(self, iteration: int) -> Stage:
+        """To which the step after so many iterations belongs; after the end, the last."""
+        stages = self.stages
+        return next((stage for stage in stages if iteration < stage.end), stages[-1])
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"the key {key.value[:40]!r} is given twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+    def round_of(self, iteration: int) -> tuple[int, int]:
+        """(begin, end) of the round to which that step belongs. A round ends where its stage does."""
+        return self.stage_at(iteration).round_of(iteration)
+
+    def searches(self, iteration: int) -> bool:
+        """Whether a round that begins after so many iterations begins with a search and a cut."""
+        return iteration < self.rounds.tmax and self.stage_at(iteration).cuts
+
+    def accuracy_drop(self, iteration: int) -> float:
+        """What a network may lose that is cut after so many iterations."""
+        before, begin = self.surgery.accuracy_drop, self.refine.begin
+        if before is None or begin is None or iteration >= begin:
+            return self.constraint.accuracy_drop
+        return before
+
+    def search_drop(self, iteration: int, boldness: float) -> float:
+        """What a search may give up then; boldness, in (0, 1]: how much of what search_drop adds."""
+        lost = self.accuracy_drop(iteration)
+        refines = self.stage_at(iteration).section == "refine"
+        most = (self.refine if refines else self.constraint).search_drop
+        return lost if most is None else lost + (most - lost) * boldness
 
 
 def load_run_file(path: str | Path) -> RunFile:
@@ -259,26 +374,13 @@ def load_run_file(path: str | Path) -> RunFile:
 
     Raises `RunFileError`: one line with the file, the key and what was expected.
     """
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_RUN_FILE_BYTES + 1)
-    except OSError as error:
-        raise RunFileError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a run file"
-        ) from error
-    if len(text) > MAX_RUN_FILE_BYTES:
-        raise RunFileError(f"{path}: larger than {MAX_RUN_FILE_BYTES:,} bytes; this is not a run file")
-    try:
-        content = yaml.load(text, Loader=_Loader)
-    except Exception as error:  # a YAMLError, or what PyYAML's own code stumbles over: !!int "", !!bool maybe
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        what = _printable(getattr(error, "problem", None) or "not readable as text")[:200]
-        raise RunFileError(f"{path}{line}: not valid YAML ({what})") from error
-    if not isinstance(content, dict):
-        raise RunFileError(
-            f"{path}: expected keys such as 'name:' and 'model:', found {type(content).__name__}"
-        )
+    content = read_yaml(
+        path,
+        kind="run file",
+        examples="'name:' and 'model:'",
+        most_bytes=MAX_RUN_FILE_BYTES,
+        error=RunFileError,
+    )
     return parse_run_file(content, str(path))
 
 
@@ -290,31 +392,8 @@ def parse_run_file(content: dict[Any, Any], origin: str) -> RunFile:
     try:
         run = RunFile.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"]]
-        key = _printable(".".join(place))[:120] or "the whole file"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise RunFileError(f"{origin}: {key}: {_expected(first, place)}{more}") from error
+        raise RunFileError(f"{origin}: {first_mistake(error, RunFile)}") from error
     # All roles read it from run.json, where every default stands beside it.
     if len(json_to_bytes(run.model_dump(mode="json"))) > MAX_TEXT_BYTES // 2:
         raise RunFileError(f"{origin}: too large for run.json, where the roles find it; give less")
     return run
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _expected(problem: Any, place: list[str]) -> str:
-    if problem["type"] == "extra_forbidden":
-        section: Any = RunFile
-        for part in place[:-1]:
-            section = section.model_fields[part].annotation
-        return f"unknown key; expected one of {', '.join(section.model_fields)}"
-    if problem["type"] == "missing":
-        return "missing; this key has no default"
-    given = repr(problem.get("input"))
-    if problem["type"] == "model_type":
-        return f"expected keys and values, found {given[:80]}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{message}, found {given[:80]}"

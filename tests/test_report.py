@@ -207,6 +207,24 @@ def words(page: str) -> str:
     return " ".join(" ".join(checker.text).split())
 
 
+def test_stages_stand_in_the_plot_of_the_rounds(made: Made) -> None:
+    made.settings = {
+        "rounds": {"tmax": 6000},
+        "surgery": {"prune_until": 2000, "accuracy_drop": 0.08},
+        "refine": {"begin": 3000, "until": 5000, "iterations": 400},
+        "constraint": {"accuracy_drop": 0.02},
+    }
+    made.record()
+    made.reference()
+    made.rounds(12)
+    page = made.page()
+    check_page(page)
+    assert "400 or 500 iterations each" in words(page)
+    plot = page[page.index("masks stay, weights train") - 20000 :]
+    assert "lowest allowed" in plot
+    assert plots._stretches(range(1, 13), [4 < n <= 6 or n > 10 for n in range(1, 13)]) == [(5, 6), (11, 12)]
+
+
 def test_a_finished_run_with_its_numbers_plots_and_tables(made: Made) -> None:
     made.finished()
     page = made.page()

@@ -8,25 +8,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coppice.data.dataset import Dataset, Float32s, Int64s
+from coppice.data.dataset import Dataset, Float32s, Int64s, stratified_split
 from coppice.errors import CoppiceError
 from coppice.work.contents import array_from_file
 from coppice.work.errors import BadContent
 
+_ONE_IN = 10
 
-def load_arrays(train: str, test: str) -> Dataset:
-    """Samples from four .npy files (never unpickled).
+
+def load_arrays(train: str, test: str | None = None) -> Dataset:
+    """Samples from .npy files (never unpickled): <train>_x.npy, <train>_y.npy, and the same of `test`.
 
     x: numbers (n, ...), become float32 as they are (integers are not scaled); y: integers (n,) from 0.
-    The number of classes is the largest label + 1. Raises `CoppiceError` naming the file at fault.
+    The number of classes is the largest label + 1. Without `test`, a tenth of each class's samples is set
+    aside, always the same. Raises `CoppiceError` naming the file at fault.
     """
     train_x, train_y = _pair(train)
+    classes = int(train_y.max()) + 1
+    if test is None:
+        if len(train_y) < 2 * _ONE_IN:
+            raise CoppiceError(f"{train}_x.npy: too few samples to set some aside; give data.test")
+        kept, aside = stratified_split(train_y, len(train_y) // _ONE_IN, 0)
+        return Dataset(train_x[kept], train_y[kept], train_x[aside], train_y[aside], classes)
     test_x, test_y = _pair(test)
     if train_x.shape[1:] != test_x.shape[1:]:
         raise CoppiceError(
             f"{test}_x.npy: samples of shape {test_x.shape[1:]}, but {train}_x.npy has {train_x.shape[1:]}"
         )
-    classes = int(train_y.max()) + 1
     if int(test_y.max()) >= classes:
         raise CoppiceError(f"{test}_y.npy: label {int(test_y.max())} does not occur in {train}_y.npy")
     return Dataset(train_x, train_y, test_x, test_y, classes)

@@ -16,9 +16,8 @@ def load_data(section: DataSection) -> Dataset:
         return load_digits()
     if section.name == "mnist":
         return load_mnist(section.folder)
-    if section.train is None or section.test is None:
+    if section.train is None:
         raise CoppiceError(
-            "data.train and data.test must be given for data.name: arrays; "
-            "<train>_x.npy, <train>_y.npy, <test>_x.npy and <test>_y.npy are read"
+            "data.train must be given for data.name: arrays; <train>_x.npy and <train>_y.npy are read"
         )
     return load_arrays(section.train, section.test)

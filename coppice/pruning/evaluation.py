@@ -1,8 +1,6 @@
-"""Judging a network: predictions, and the constraint on them."""
+"""Judging a network: where it runs, what it predicts, whether it fits its data."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -74,16 +72,6 @@ def wrong_in(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor
             raise
     half = len(y) // 2
     return torch.cat([wrong_in(model, x[:half], y[:half]), wrong_in(model, x[half:], y[half:])])
-
-
-def allowed_errors(reference_accuracy: float, drop: float, samples: int) -> int:
-    """The most errors on `samples` that lose no more than `drop` (a fraction) against the reference.
-
-    An integer, so that the verdict hangs on no rounding: the reference's own errors are whole again, and
-    1e-6 of a sample forgives what 0.29 * 100 loses in floating point.
-    """
-    reference_errors = round((1.0 - reference_accuracy) * samples)
-    return reference_errors + math.floor(drop * samples + 1e-6)
 
 
 def check_fit(model: nn.Module, name: str, x: torch.Tensor, classes: int) -> None:

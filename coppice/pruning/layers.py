@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -23,6 +23,11 @@ class PrunableLayer:
     bias: str | None
     """Its bias there, if the bias goes with the units (rows) of this weight and of no other."""
     shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Its weight and, where it has one, its bias."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
 def find_layers(model: nn.Module, names: Sequence[str] | None = None) -> tuple[PrunableLayer, ...]:
@@ -72,6 +77,20 @@ def find_layers(model: nn.Module, names: Sequence[str] | None = None) -> tuple[P
             "model: nothing to prune; the network has no Linear or Conv layer with plain weights"
         )
     return tuple(layers)
+
+
+def in_order(module: nn.Module) -> Iterator[nn.Module]:
+    """What an nn.Sequential (of nn.Sequentials) calls, in order; another module, or one with hooks, whole."""
+    if type(module) is nn.Sequential and not has_hooks(module):
+        for child in module:
+            yield from in_order(child)
+    else:
+        yield module
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling it does more than its forward says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _prunable(module: nn.Module) -> bool:

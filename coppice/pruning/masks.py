@@ -32,8 +32,9 @@ class Spread:
 
 
 def spread(weight: torch.Tensor) -> Spread:
-    """Over all of `weight`, in float64 on the CPU: the same bits wherever the network itself is."""
-    magnitude = weight.detach().abs().cpu().to(torch.float64).numpy()
+    """Over all of `weight`, in float64 on the CPU: the same bits wherever the network itself is, and in
+    whatever order its numbers lie there (numpy adds them in that order)."""
+    magnitude = weight.detach().abs().cpu().contiguous().to(torch.float64).numpy()
     return Spread(float(magnitude.mean()), float(magnitude.std()))
 
 
@@ -72,7 +73,7 @@ def unit_mask(weight_mask: torch.Tensor) -> torch.Tensor:
 
 def open_masks(layers: Sequence[PrunableLayer], values: Mapping[str, torch.Tensor]) -> Masks:
     """Masks that keep everything."""
-    names = [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
+    names = [name for layer in layers for name in layer.parameters]
     return {name: torch.ones_like(values[name]) for name in names}
 
 

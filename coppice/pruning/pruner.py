@@ -8,18 +8,23 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.optim.swa_utils import update_bn
 
 from coppice.data import load_data
 from coppice.data.dataset import stratified_split
 from coppice.errors import CoppiceError
 from coppice.models import build_model
+from coppice.pruning.arrangement import arrange, channels_last
 from coppice.pruning.augment import augment, check_images
 from coppice.pruning.best import Best
+from coppice.pruning.constraint import keeps
 from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Tick
-from coppice.pruning.evaluation import allowed_errors, check_fit, count_errors, pick_device, to_device
+from coppice.pruning.distill import Teacher
+from coppice.pruning.evaluation import check_fit, count_errors, pick_device, to_device
 from coppice.pruning.export.bundle import export_or_reason
-from coppice.pruning.layers import find_layers
+from coppice.pruning.layers import PrunableLayer, find_layers
 from coppice.pruning.masks import (
+    CUT_BELOW,
     Spread,
     count_kept,
     crate_for,
@@ -30,28 +35,26 @@ from coppice.pruning.masks import (
     spread,
     thresholds,
 )
+from coppice.pruning.phases import Phase, reference_phase, stage_phases
 from coppice.pruning.published import pack_published
-from coppice.pruning.randomness import Batches, Purpose, generator, torch_seed
+from coppice.pruning.randomness import Purpose, generator, torch_seed
 from coppice.pruning.saving import load_state, save_state
 from coppice.pruning.scoring.verdict import hardest_first
-from coppice.pruning.sgd import MaskedSGD, learning_rate
+from coppice.pruning.sgd import MaskedSGD
 from coppice.pruning.tensors import Tensors, fill_model, load_weights_file, model_tensors, pack
 from coppice.pruning.units import Narrowed, bury, find_edges
-from coppice.runfile import RunFile, TrainingSection
+from coppice.runfile import RunFile, Stage
 
 _LOOK_EVERY = 20
 """Iterations between two looks at the loss: a look waits for the device."""
 _LOSS_MEMORY = 0.02
+_STATISTICS_BATCHES = 100
+"""Of which batch norm learns anew what activations are like."""
+_FIRST_CUT = 0.1
+"""With what share of a layer's weights a refinement begins: thresholds so low that what is cut reaches them
+by noise would bring it all back."""
 _SHYER, _SHYEST, _BOLDER = 0.5, 2**-20, 2**0.25
 """What a cut that was not repaired does to the boldness of searches, and one that was."""
-_DROPOUT = {
-    Purpose.REFERENCE_BATCHES: Purpose.REFERENCE_DROPOUT,
-    Purpose.SURGERY_BATCHES: Purpose.SURGERY_DROPOUT,
-}
-_MOVES = {
-    Purpose.REFERENCE_BATCHES: Purpose.REFERENCE_MOVES,
-    Purpose.SURGERY_BATCHES: Purpose.SURGERY_MOVES,
-}
 
 
 class TorchPruner:
@@ -82,9 +85,9 @@ class TorchPruner:
             load_weights_file(self.model, run.reference.weights)
         self.found = find_layers(self.model, run.model.layers)
         self.layers = tuple(Layer(layer.name, layer.shape) for layer in self.found)
-        self._polish = run.surgery.model_copy(update=run.polish.model_dump(exclude_none=True))
         self._edges = find_edges(self.model, self.found)
         self.model.to(self._device)
+        self._arranged = arrange(self.model)
         check_fit(self.model, run.model.name, self._held_x[:2], data.classes)
 
         self.reference_left = run.reference.iterations
@@ -95,31 +98,26 @@ class TorchPruner:
         self.masks = open_masks(self.found, self.sgd.values)
         self.limits: tuple[float, ...] | None = None  # thresholds; none before the first cut
         self.reference: Tensors = {}
+        self._teacher: Teacher | None = None
         self.best: Best | None = None
         self.boldness = 1.0  # of searches: how much of what search_drop adds they may give up
         self.mean_loss = torch.zeros((), device=self._device)
         self.losses = 0
-        self._batches = {
-            purpose: Batches(len(self._train_y), how.batch, run.seed, purpose, self._device)
-            for purpose, how in (
-                (Purpose.REFERENCE_BATCHES, run.reference),
-                (Purpose.SURGERY_BATCHES, run.surgery),
-            )
-        }
+        self._reference_phase = reference_phase(run, len(self._train_y), self._device)
+        self._phases = stage_phases(run, len(self._train_y), self._device)
         if self.reference_left == 0:
             self._keep_reference(_no_tick)
 
     def train_reference(self, iterations: int, tick: Tick) -> None:
         """See `Pruner.train_reference`."""
-        how = self.run.reference
+        how, phase = self.run.reference, self._reference_phase
         with self._training():
             for _ in range(min(iterations, self.reference_left)):
                 done = how.iterations - self.reference_left
-                rate = learning_rate(how.learning_rate, how.schedule, done, how.iterations)
-                self._step(Purpose.REFERENCE_BATCHES, done, rate, how, tick)
+                self._step(phase, done, phase.rate(done, phase.falls), tick)
                 self.reference_left -= 1
                 if done % _LOOK_EVERY == 0 or self.reference_left == 0:
-                    self._look("reference", done, how)
+                    self._look(phase, done)
                 if self.reference_left == 0:
                     self._keep_reference(tick)
 
@@ -132,7 +130,7 @@ class TorchPruner:
         the order in which to look at the samples."""
         self.sgd.show(self.masks)
         order = hardest_first(self.model, self._held_x, self._held_y, _no_tick)
-        drop = self.run.constraint.drop_in_search(self.boldness)
+        drop = self.run.search_drop(self.iteration, self.boldness)
         return pack_published(self._tensors(), self.found, self.masks, drop, order)
 
     def start_crates(self) -> Float64s:
@@ -166,41 +164,77 @@ class TorchPruner:
         """See `Pruner.train`."""
         if self.reference_left:
             raise CoppiceError("the reference is not trained yet")
-        end, settle_at = self.iteration + iterations, self.run.surgery.prune_until
+        end = self.iteration + iterations
         while self.iteration < end:
-            if self.iteration == settle_at:
+            stage = self.run.stage_at(self.iteration)
+            until = min(end, stage.end) if self.iteration < stage.end else end
+            if stage.section == "polish" and self.iteration == stage.begin:
                 self._go_back()  # masks stay from here on: train what `finish` will take
-            until = min(end, settle_at) if self.iteration < settle_at else end
             with self._training(), self._without_buried():
-                self._train_until(until, tick)
+                self._train_until(until, stage, tick)
 
     def measure(self, tick: Tick) -> Measure:
         """See `Pruner.measure`."""
         self.sgd.show(self.masks)
         errors = count_errors(self.model, self._held_x, self._held_y, tick)
         samples = len(self._held_y)
-        allowed = allowed_errors(self.reference_accuracy, self.run.constraint.accuracy_drop, samples)
         kept = count_kept(self.masks)
         total = sum(value.numel() for value in self.sgd.values.values())
         cut = sum(self.masks[name].numel() - count for name, count in kept.items())
         in_layers = tuple(kept[layer.weight] for layer in self.found)
+        accuracy = (samples - errors) / samples
         measure = Measure(
             parameters_total=total,
             parameters_remaining=total - cut,
             weights_total=sum(self.masks[layer.weight].numel() for layer in self.found),
             weights_remaining=sum(in_layers),
             layer_remaining=in_layers,
-            accuracy=(samples - errors) / samples,
-            feasible=errors <= allowed,
+            accuracy=accuracy,
+            feasible=self._keeps(accuracy, max(self.iteration - 1, 0)),
         )
         if measure.feasible:
             self.boldness = min(1.0, self.boldness * _BOLDER)
             if self.best is None or self.best.beaten_by(measure):
                 self._keep_best(measure)
-        elif self.iteration < self.run.surgery.prune_until:
+        elif self.run.searches(self.iteration):
             self.boldness = max(_SHYEST, self.boldness * _SHYER)
             self._go_back()
+        if self.iteration == self.run.refine.begin:
+            self._begin_refinement()
         return measure
+
+    def _begin_refinement(self) -> None:
+        """Go on from the best network, which is no longer good enough if it loses too much.
+
+        What is cut starts from zero, since it learnt without end while masks stayed. The thresholds in force
+        were right for weights before the polish, and would cut much at once: new ones begin a little above
+        each layer's smallest weight.
+        """
+        self._go_back()
+        if self.best is not None and not self._keeps(self.best.measure.accuracy, self.iteration):
+            self.best = None
+        for name, mask in self.masks.items():
+            self.sgd.values[name].mul_(mask)
+            self.sgd.momentum[name].mul_(mask)
+        if self.limits is not None:
+            self.limits = tuple(
+                self._size_below(layer, _FIRST_CUT, limit) / CUT_BELOW
+                for layer, limit in zip(self.found, self.limits, strict=True)
+            )
+        if self.best is not None:
+            self._keep_best(self.best.measure)  # as it is now: a cut that is not repaired comes back to it
+        self.boldness = 1.0
+
+    def _size_below(self, layer: PrunableLayer, share: float, otherwise: float) -> float:
+        """The |w| below which this share of a layer's kept weights is; `otherwise` if none is kept."""
+        kept = self.sgd.values[layer.weight][self.masks[layer.weight] > 0].abs()
+        return float(kept.kthvalue(max(1, round(share * len(kept)))).values) if len(kept) else otherwise
+
+    def _keeps(self, accuracy: float, iteration: int) -> bool:
+        """Whether a network with this accuracy on the samples held out loses no more than one may that is
+        cut after so many iterations."""
+        drop = self.run.accuracy_drop(iteration)
+        return keeps(accuracy, self.reference_accuracy, drop, len(self._held_y))
 
     def loss(self) -> float:
         """See `Pruner.loss`: a mean that forgets 2 % an iteration."""
@@ -210,9 +244,7 @@ class TorchPruner:
         """See `Pruner.finish`."""
         best = self.best or self._dense(tick)
         test_x, test_y = to_device(*self._test, self._device)
-        # A network of its own, so that what is in training stays as it is.
-        model = build_model(self.run.model, self.run.seed).to(self._device)
-        fill_model(model, self.reference, "the reference")
+        model = self._copy_of_reference()
         reference_errors = count_errors(model, test_x, test_y, tick)
         fill_model(model, best.tensors(), "the best network")
         errors = count_errors(model, test_x, test_y, tick)
@@ -234,6 +266,13 @@ class TorchPruner:
     def restore(self, checkpoint: bytes) -> None:
         """See `Pruner.restore`."""
         load_state(self, checkpoint, self._device)
+        self._teacher = None
+
+    def _copy_of_reference(self) -> torch.nn.Module:
+        """A network of its own, so that what is in training stays as it is."""
+        model = build_model(self.run.model, self.run.seed).to(self._device)
+        fill_model(model, self.reference, "the reference")
+        return model
 
     def _tensors(self) -> Tensors:
         """The network's parameters (as they learn, not masked) and buffers."""
@@ -260,33 +299,35 @@ class TorchPruner:
         measure = Measure(total, total, weights, weights, in_layers, self.reference_accuracy, True)
         return Best(measure, np.zeros(len(self.found)), None, self.reference, {})
 
-    def _train_until(self, end: int, tick: Tick) -> None:
-        """Surgery up to iteration `end`, or training with masks that stay: not both."""
-        polishes = self.iteration >= self.run.surgery.prune_until
-        how = self._polish if polishes else self.run.surgery
+    def _train_until(self, end: int, stage: Stage, tick: Tick) -> None:
+        """Up to iteration `end`, all in one stage."""
+        phase = self._phases[stage]
         for done in range(self.iteration, end):
-            if not polishes:
+            if phase.operates:
                 self._operate(done)
-            self._step(Purpose.SURGERY_BATCHES, done, self._rate(done), how, tick)
+            self._step(phase, done, phase.rate(done, stage.round_of(done)), tick)
             self.iteration += 1
+            self._average(phase, stage)
             if done % _LOOK_EVERY == 0 or done == end - 1:
-                self._look("surgery", done, how)
+                self._look(phase, done)
 
-    def _rate(self, iteration: int) -> float:
-        """The learning rate of an iteration of surgery or after it."""
-        rounds, surgery = self.run.rounds, self.run.surgery
-        if iteration >= surgery.prune_until and self.run.polish.learning_rate is not None:
-            how, begin, iterations = self._polish, surgery.prune_until, rounds.tmax - surgery.prune_until
-        elif surgery.schedule == "cycle":
-            how, begin, iterations = (
-                surgery,
-                iteration // rounds.iterations * rounds.iterations,
-                rounds.iterations,
-            )
-        else:
-            how, begin = surgery, 0
-            iterations = rounds.tmax if self.run.polish.learning_rate is None else surgery.prune_until
-        return learning_rate(how.learning_rate, how.schedule, iteration - begin, iterations)
+    def _average(self, phase: Phase, stage: Stage) -> None:
+        """At the end of each round, and of surgery, go on from the mean of the weights."""
+        if not self.run.surgery.average:
+            return
+        begin, end = stage.round_of(self.iteration - 1)
+        if self.iteration <= end - round(self.run.surgery.average * (end - begin)):
+            return
+        self.sgd.add_to_mean()
+        if self.iteration == end:
+            self.sgd.go_to_mean()
+            self._renew_statistics(phase)
+
+    def _renew_statistics(self, phase: Phase) -> None:
+        """What batch norm knows of activations was so with other weights."""
+        self.sgd.show(self.masks)
+        first = max(self.iteration - _STATISTICS_BATCHES, 0)
+        update_bn((self._batch(phase, each)[0] for each in range(first, self.iteration)), self.model)
 
     def _operate(self, iteration: int) -> None:
         """Surgery on each layer's mask with probability 1 / (1 + gamma * iteration)."""
@@ -326,21 +367,31 @@ class TorchPruner:
     def _bury(self) -> None:
         bury(self._edges, self.masks, (self.sgd.values, self.sgd.momentum))
 
-    def _step(self, purpose: Purpose, iteration: int, rate: float, how: TrainingSection, tick: Tick) -> None:
+    def _step(self, phase: Phase, iteration: int, rate: float, tick: Tick) -> None:
         tick()
-        seed = self.run.seed
-        self._generator().manual_seed(torch_seed(seed, _DROPOUT[purpose], iteration))
-        chosen = self._batches[purpose][iteration]
-        x = augment(self._train_x[chosen], self.run.augment, seed, _MOVES[purpose], iteration)
-        loss = self.sgd.step(self.model, self.masks, x, self._train_y[chosen], rate, how)
+        self._generator().manual_seed(torch_seed(self.run.seed, phase.dropout_draws, iteration))
+        x, y = self._batch(phase, iteration)
+        teacher = self._ask_teacher() if phase.taught else None
+        loss = self.sgd.step(self.model, self.masks, x, y, rate, phase.how, teacher, phase.cut_decay)
         self.losses += 1
         self.mean_loss += (loss - self.mean_loss) * max(1.0 / self.losses, _LOSS_MEMORY)
 
-    def _look(self, phase: str, iteration: int, how: TrainingSection) -> None:
+    def _batch(self, phase: Phase, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = phase.batches[iteration]
+        x = augment(self._train_x[chosen], phase.moves, self.run.seed, phase.moves_draws, iteration)
+        return channels_last(x) if self._arranged else x, self._train_y[chosen]
+
+    def _ask_teacher(self) -> Teacher:
+        if self._teacher is None:
+            self._teacher = Teacher(self._copy_of_reference(), self.run.distill)
+        return self._teacher
+
+    def _look(self, phase: Phase, iteration: int) -> None:
         if not bool(torch.isfinite(self.mean_loss)):
+            key = f"{phase.name}.learning_rate"
             raise CoppiceError(
-                f"{phase} training diverged: the loss is {float(self.mean_loss)} at iteration {iteration} "
-                f"with {phase}.learning_rate {how.learning_rate:g}; lower {phase}.learning_rate"
+                f"{phase.name} training diverged: the loss is {float(self.mean_loss)} "
+                f"at iteration {iteration} with {key} {phase.how.learning_rate:g}; lower {key}"
             )
 
     def _generator(self) -> torch.Generator:

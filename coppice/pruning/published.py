@@ -39,7 +39,7 @@ def pack_published(
 ) -> bytes:
     """safetensors: the tensors under their own names, so that anybody can load them, masks as bytes, and
     the order in which to look at the samples, int32 (samples,). drop: see `Published`."""
-    extra = {_MASK + name: masks[name].to(torch.uint8) for name in _maskable(layers)}
+    extra = {_MASK + name: masks[name].to(torch.uint8) for layer in layers for name in layer.parameters}
     return pack({**tensors, **extra, _ORDER: order}, {"drop": drop})
 
 
@@ -57,7 +57,7 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
         raise CoppiceError(f"{_ORIGIN}: {_ORDER} is no order of samples")
     fill_model(model, tensors, _ORIGIN)
     parameters = dict(model.named_parameters())
-    wanted = {name: parameters[name].detach() for name in _maskable(layers)}
+    wanted = {name: parameters[name].detach() for layer in layers for name in layer.parameters}
     if masks and masks.keys() != wanted.keys():
         raise CoppiceError(f"{_ORIGIN}: masks of {sorted(masks)}, the run prunes {sorted(wanted)}")
     for name, weight in wanted.items():
@@ -69,10 +69,6 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
     if drop is not None and not (type(drop) in (float, int) and 0 <= drop <= 1):
         raise CoppiceError(f"{_ORIGIN}: no solution may lose {drop!r:.40} of its accuracy")
     return Published(masks, drop, order)
-
-
-def _maskable(layers: Sequence[PrunableLayer]) -> list[str]:
-    return [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
 
 
 def _is_permutation(order: torch.Tensor) -> bool:

@@ -19,8 +19,10 @@ from coppice.runfile import RunFile
 if TYPE_CHECKING:
     from coppice.pruning.pruner import TorchPruner
 
-_VERSION = 2
+_VERSION = 3
 _Count = Annotated[int, Field(ge=0, lt=10**15)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Measure(TypedDict):
@@ -29,14 +31,14 @@ class _Measure(TypedDict):
     weights_total: _Count
     weights_remaining: _Count
     layer_remaining: list[_Count]
-    accuracy: float
+    accuracy: _Share
     feasible: bool
 
 
 class _BestInfo(TypedDict):
     measure: _Measure
-    crates: list[float]
-    limits: list[float] | None
+    crates: list[_Number]
+    limits: list[_Number] | None
 
 
 class _Info(TypedDict):
@@ -44,10 +46,11 @@ class _Info(TypedDict):
 
     iteration: _Count
     reference_left: _Count
-    reference_accuracy: float | None
-    crates: list[float]
-    limits: list[float] | None
+    reference_accuracy: _Share | None
+    crates: list[_Number]
+    limits: list[_Number] | None
     losses: _Count
+    meant: _Count
     boldness: Annotated[float, Field(gt=0, le=1)]
     best: _BestInfo | None
 
@@ -67,6 +70,7 @@ def save_state(pruner: TorchPruner) -> bytes:
     groups: dict[str, Tensors] = {
         "value": pruner.sgd.values,
         "momentum": pruner.sgd.momentum,
+        "mean": pruner.sgd.mean,
         "mask": pruner.masks,
         "buffer": _buffers(pruner),
         "reference": pruner.reference,
@@ -84,6 +88,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "crates": pruner.crates.tolist(),
         "limits": None if pruner.limits is None else list(pruner.limits),
         "losses": pruner.losses,
+        "meant": pruner.sgd.meant,
         "boldness": pruner.boldness,
         "best": None if best is None else best.info(),
     }
@@ -115,6 +120,8 @@ def load_state(pruner: TorchPruner, content: bytes, device: torch.device) -> Non
     for group in ("reference", "best"):
         if group in groups:
             _same(group, groups[group], model_tensors(pruner.model))
+    if "mean" in groups:
+        _same("mean", groups["mean"], pruner.sgd.values)
     if "best_mask" in groups:
         _same("best_mask", groups["best_mask"], pruner.masks)
     _same("mean_loss", groups.get("mean_loss", {}), {"": pruner.mean_loss})
@@ -133,6 +140,14 @@ def _checked(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, ob
         listed += [best["crates"], best["limits"], [*best["measure"]["layer_remaining"]]]
     if any(each is not None and len(each) != layers for each in listed):
         raise CoppiceError(f"checkpoint: not of a network with {layers} layers; another network?")
+    if (numbers["reference_accuracy"] is None) != (numbers["reference_left"] > 0):
+        raise CoppiceError(
+            "checkpoint: reference_accuracy is not as it was saved; start the run with --fresh"
+        )
+    if numbers["reference_left"] == 0 and "reference" not in groups:
+        raise CoppiceError("checkpoint: the reference is missing in it; start the run with --fresh")
+    if (numbers["meant"] > 0) != ("mean" in groups):
+        raise CoppiceError("checkpoint: the mean of the weights is missing in it; start the run with --fresh")
     if best is not None and not {"best", "best_mask"} <= groups.keys():
         raise CoppiceError("checkpoint: the best network is missing in it; start the run with --fresh")
     return numbers
@@ -146,6 +161,7 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
             value.copy_(groups["value"][name])
             pruner.sgd.momentum[name].copy_(groups["momentum"][name])
         pruner.mean_loss.copy_(groups["mean_loss"][""])
+    pruner.sgd.mean, pruner.sgd.meant = groups.get("mean", {}), info["meant"]
     pruner.masks = groups["mask"]
     pruner.reference = groups.get("reference", {})
     pruner.iteration = info["iteration"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from coppice.pruning.distill import Teacher
 from coppice.pruning.masks import Masks
 from coppice.runfile import Schedule, TrainingSection
 
@@ -33,6 +34,9 @@ class MaskedSGD:
         self._parameters = dict(model.named_parameters())
         self.values = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         self.momentum = {name: torch.zeros_like(value) for name, value in self.values.items()}
+        self.mean: dict[str, torch.Tensor] = {}
+        self.meant = 0
+        """Of how many values `mean` is the mean; see `add_to_mean`."""
 
     def show(self, masks: Mapping[str, torch.Tensor]) -> None:
         """Put values * mask into the network."""
@@ -44,9 +48,27 @@ class MaskedSGD:
                     parameter.data.copy_(self.values[name])
 
     def forget(self) -> None:
-        """Stand still: no momentum."""
+        """Stand still: no momentum, and nothing in the mean."""
         for buffer in self.momentum.values():
             buffer.zero_()
+        self.mean, self.meant = {}, 0
+
+    def add_to_mean(self) -> None:
+        """Let the values as they are now count in the mean."""
+        self.meant += 1
+        for name, value in self.values.items():
+            if name in self.mean:
+                self.mean[name].lerp_(value, 1.0 / self.meant)
+            else:
+                self.mean[name] = value.clone()
+
+    def go_to_mean(self) -> None:
+        """Go on from the mean, with the momentum as it is: noise that steps leave behind is averaged out
+        (Polyak, Juditsky, SIAM J. Control Optim. 1992; of weights in deep learning: Izmailov et al., UAI
+        2018)."""
+        for name, mean in self.mean.items():
+            self.values[name].copy_(mean)
+        self.mean, self.meant = {}, 0
 
     def step(
         self,
@@ -56,21 +78,27 @@ class MaskedSGD:
         y: torch.Tensor,
         rate: float,
         how: TrainingSection,
+        teacher: Teacher | None = None,
+        cut_decay: float = 0.0,
     ) -> torch.Tensor:
-        """One step on a batch; gives its loss, still on the device. The network is left showing the
-        values before the step."""
+        """One step on a batch; gives its loss (cross entropy, or the teacher's), still on the device. The
+        network is left showing the values before the step. `cut_decay`: weight decay of what is cut, beside
+        that of all."""
         self.show(masks)
         for parameter in self._parameters.values():
             parameter.grad = None
-        loss = nn.functional.cross_entropy(model(x), y)
+        output = model(x)
+        loss = nn.functional.cross_entropy(output, y) if teacher is None else teacher.loss(x, output, y)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 if parameter.grad is None:  # frozen, or not used
                     continue
                 value, buffer, slope = self.values[name], self.momentum[name], parameter.grad
-                if how.weight_decay:
-                    slope = slope.add(value, alpha=how.weight_decay)
+                if how.weight_decay or cut_decay:
+                    slope = slope.add(value, alpha=how.weight_decay + cut_decay)
+                if cut_decay:  # the network shows what is not cut
+                    slope.sub_(parameter, alpha=cut_decay)
                 buffer.mul_(how.momentum).add_(slope)
                 value.sub_(buffer, alpha=rate)
         return loss.detach()

@@ -8,19 +8,23 @@ become zero. No gradient reaches it any more, so it stays so, and the network ca
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from coppice.pruning.arrangement import arranged_like
 from coppice.pruning.export.chain import ELEMENTWISE
 from coppice.pruning.export.narrow import LAYERS, POOLS, unit_edges
-from coppice.pruning.layers import PrunableLayer
+from coppice.pruning.layers import PrunableLayer, has_hooks, in_order
 from coppice.pruning.masks import Masks
 from coppice.pruning.sgd import MaskedSGD
 from coppice.pruning.tensors import Tensors
 
+_LANES = 8
+"""Convolutions compute so many channels at once: a number of channels in between costs as much as the next
+multiple, or more."""
 _PASSES_ON = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -38,10 +42,10 @@ class Edge:
 def find_edges(model: nn.Module, found: Sequence[PrunableLayer]) -> tuple[Edge, ...]:
     """The edges of a network that is an nn.Sequential (of nn.Sequentials), as far as zero stays zero on
     them; none of any other network."""
-    modules = [each for each in _in_order(model) if not isinstance(each, _PASSES_ON)]
+    modules = [each for each in in_order(model) if not isinstance(each, _PASSES_ON)]
     weights = [module.weight for module in modules if isinstance(module, LAYERS)]
     shared = len({id(each) for each in modules}) < len(modules) or len(set(weights)) < len(weights)
-    if shared or any(each._forward_hooks or each._forward_pre_hooks for each in model.modules()):
+    if shared or any(has_hooks(each) for each in model.modules()):
         return ()
     layer_of = {layer.weight: layer for layer in found}
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -104,9 +108,10 @@ class Narrowed:
         self._rows: dict[str, torch.Tensor] = {}
         self._columns: dict[str, torch.Tensor] = {}
         for edge in edges:
-            lives = values[edge.source.weight].flatten(1).any(1) | _by_unit(
-                values[edge.target.weight], edge
-            ).any(1)
+            lives = values[edge.source.weight].flatten(1).any(1)
+            lives = lives | _by_unit(values[edge.target.weight], edge).any(1)
+            if values[edge.source.weight].dim() > 2:
+                lives = _filled_up(lives)
             if bool(lives.all()):
                 continue
             kept = lives.nonzero()[:, 0]
@@ -115,13 +120,17 @@ class Narrowed:
                 self._rows[edge.source.bias] = kept
             self._columns[edge.target.weight] = lives.repeat_interleave(edge.group).nonzero()[:, 0]
         self.names = frozenset(self._rows) | frozenset(self._columns)
-        """Parameters that are smaller than in the whole network."""
+        """Parameters that are smaller than in the whole network. Where there are none, `model` is that
+        network itself."""
+        self.model = model
+        if not self.names:
+            return
         # deepcopy takes what stands in its memo for a copy that is made already.
         memo = {
             id(parameter): nn.Parameter(self.take(name, parameter.detach()), parameter.requires_grad)
             for name, parameter in model.named_parameters()
         }
-        self.model: nn.Module = copy.deepcopy(model, memo)
+        self.model = copy.deepcopy(model, memo)
 
     def enter(self, sgd: MaskedSGD, masks: Masks) -> tuple[MaskedSGD, Masks]:
         """What trains the narrow network, and its masks, from those of the whole one."""
@@ -129,6 +138,8 @@ class Narrowed:
         for name in own.values:
             own.values[name] = self.take(name, sgd.values[name])
             own.momentum[name] = self.take(name, sgd.momentum[name])
+        own.mean = {name: self.take(name, mean) for name, mean in sgd.mean.items()}
+        own.meant = sgd.meant
         return own, {name: self.take(name, mask) for name, mask in masks.items()}
 
     def leave(self, own: MaskedSGD, own_masks: Masks, model: nn.Module, sgd: MaskedSGD, masks: Masks) -> None:
@@ -136,6 +147,10 @@ class Narrowed:
         for name in own.values:
             self._give(name, own.values[name], sgd.values[name])
             self._give(name, own.momentum[name], sgd.momentum[name])
+        sgd.mean = {name: sgd.mean.get(name, sgd.values[name]).clone() for name in own.mean}
+        sgd.meant = own.meant
+        for name, mean in own.mean.items():
+            self._give(name, mean, sgd.mean[name])
         for name, mask in own_masks.items():
             self._give(name, mask, masks[name])
         buffers = dict(model.named_buffers())
@@ -144,11 +159,14 @@ class Narrowed:
 
     def take(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of what the narrow network has of a tensor that belongs to parameter `name`."""
+        if name not in self.names:
+            return tensor.clone()
+        narrow = tensor
         if name in self._rows:
-            tensor = tensor[self._rows[name]]
+            narrow = narrow[self._rows[name]]
         if name in self._columns:
-            tensor = tensor[:, self._columns[name]]
-        return tensor if name in self.names else tensor.clone()
+            narrow = narrow[:, self._columns[name]]
+        return arranged_like(narrow, tensor)
 
     def _give(self, name: str, narrow: torch.Tensor, whole: torch.Tensor) -> None:
         """The other way round, in place."""
@@ -161,12 +179,10 @@ class Narrowed:
             whole.copy_(narrow)
 
 
-def _in_order(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) is nn.Sequential:
-        for child in module:
-            yield from _in_order(child)
-    else:
-        yield module
+def _filled_up(lives: torch.Tensor) -> torch.Tensor:
+    """bool (units,): those that live, and so many of the others that they fill whole lanes."""
+    room = -int(lives.sum()) % _LANES
+    return lives | (~lives & ((~lives).cumsum(0) <= room))
 
 
 def _layer(

@@ -103,5 +103,22 @@ def test_mistakes_name_the_file(
 
 
 def test_arrays_must_be_named() -> None:
-    with pytest.raises(CoppiceError, match=r"data\.train and data\.test must be given"):
-        load_data(DataSection(name="arrays", train="x"))
+    with pytest.raises(CoppiceError, match=r"data\.train must be given"):
+        load_data(DataSection(name="arrays", test="x"))
+
+
+def test_without_a_test_set_a_tenth_is_set_aside(tmp_path: Path) -> None:
+    x, y = np.arange(60.0).reshape(30, 2), np.repeat([0, 1, 2], 10)
+    np.save(tmp_path / "own_x.npy", x)
+    np.save(tmp_path / "own_y.npy", y)
+    section = DataSection(name="arrays", train=str(tmp_path / "own"))
+    data = load_data(section)
+    assert sorted(data.test_y.tolist()) == [0, 1, 2]
+    assert len(data.train_y) == 27
+    seen = np.concatenate([data.train_x, data.test_x])
+    assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, x.tolist()))
+    assert (load_data(section).test_x == data.test_x).all()
+    np.save(tmp_path / "few_x.npy", x[:10])
+    np.save(tmp_path / "few_y.npy", y[:10])
+    with pytest.raises(CoppiceError, match=r"too few samples to set some aside; give data\.test"):
+        load_data(DataSection(name="arrays", train=str(tmp_path / "few")))

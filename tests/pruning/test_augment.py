@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import affine_grid
 
 from coppice.errors import CoppiceError
-from coppice.pruning.augment import augment, check_images
+from coppice.pruning.augment import _grid, augment, check_images
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.randomness import Purpose
 from coppice.runfile import AugmentSection, RunFileError
@@ -97,3 +98,29 @@ def test_training_sees_moved_images_and_the_constraint_does_not() -> None:
         pruner.train_reference(10, no_tick)
     assert not torch.equal(plain.sgd.values["fc1.weight"], moving.sgd.values["fc1.weight"])
     assert (plain.samples()[0] == moving.samples()[0]).all()
+
+
+def test_the_polish_moves_images_as_far_as_it_is_told() -> None:
+    ends = []
+    for left in (1.0, 0.5, 0.0):
+        run = small(augment={"shift": 1.0}, polish={"augment": left}, surgery={"prune_until": 5})
+        pruner = TorchPruner(run)
+        pruner.train_reference(120, no_tick)
+        pruner.train(5, no_tick)
+        at_five = pruner.sgd.values["fc1.weight"].clone()
+        pruner.train(5, no_tick)
+        ends.append((at_five, pruner.sgd.values["fc1.weight"]))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert torch.equal(ends[0][0], ends[2][0])
+    assert not torch.equal(ends[0][1], ends[1][1])
+    assert not torch.equal(ends[1][1], ends[2][1])
+    how = AugmentSection(shift=2.0, rotate=10, scale=0.2, shear=0.1)
+    assert how.times(0.5) == AugmentSection(shift=1.0, rotate=5, scale=0.1, shear=0.05)
+    assert not how.times(0.0).any
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (5, 9)])
+def test_the_grid_is_that_of_torch(height: int, width: int) -> None:
+    moves = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(1))
+    theirs = affine_grid(moves, [7, 1, height, width], align_corners=False)
+    assert torch.allclose(_grid(moves, height, width), theirs, atol=1e-5)

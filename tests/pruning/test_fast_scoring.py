@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.scoring import TRACES
 from coppice.errors import CoppiceError
+from coppice.models import build_model
 from coppice.models.builtin import mlp
 from coppice.pruning.contract import Float64s, Score
 from coppice.pruning.evaluation import BATCH, wrong_in
 from coppice.pruning.layers import find_layers
 from coppice.pruning.masks import operate, unit_mask
+from coppice.pruning.published import unpack_published
 from coppice.pruning.scoring.batched import Batched
 from coppice.pruning.scoring.cuts import LayerCuts
 from coppice.pruning.scoring.fast import FastScorer
@@ -22,6 +27,7 @@ from coppice.pruning.scoring.plain import PlainScorer
 from coppice.pruning.scoring.reference import Reference
 from coppice.pruning.scoring.stages import read_chain
 from coppice.pruning.scoring.verdict import Judgement, hardest_first
+from coppice.runfile import parse_run_file
 from tests.pruning.networks import Branching, Normed, Shared, no_tick
 
 SAMPLES = 2 * BATCH + 70
@@ -78,7 +84,7 @@ def reference_of(network: str, seed: int, allowed: int = SAMPLES // 3) -> Refere
     found = find_layers(model, names)
     x = torch.randn(SAMPLES, 1, 8, 8)
     parameters = dict(model.named_parameters())
-    maskable = [name for layer in found for name in (layer.weight, layer.bias) if name is not None]
+    maskable = [name for layer in found for name in layer.parameters]
     masks = {name: (torch.rand(parameters[name].shape) < 0.8).float() for name in maskable}
     if seed % 3 == 0:
         masks = {name: torch.ones_like(mask) for name, mask in masks.items()}
@@ -232,6 +238,18 @@ def test_judging_ends_when_the_verdict_is_certain() -> None:
         before = len(ticks)
         fast.score(np.full(2, crate), lambda: ticks.append(1))  # noqa: B023
         assert len(ticks) == before + 1  # known
+
+
+@pytest.mark.parametrize("trace", sorted(TRACES.glob("*.npz")), ids=lambda path: path.stem)
+def test_the_shipped_traces_can_be_judged(trace: Path) -> None:
+    with np.load(trace, allow_pickle=False) as parts:
+        run = parse_run_file(json.loads(str(parts["run"])), trace.stem)
+        weights, solutions = parts["weights"].tobytes(), parts["solutions"]
+    model = build_model(run.model, run.seed)
+    found = find_layers(model, run.model.layers)
+    masks = unpack_published(weights, model, found).masks
+    assert masks.keys() == {name for layer in found for name in layer.parameters}
+    assert solutions.shape == (run.search.evaluations, len(found))
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -32,6 +32,6 @@ def test_the_digits_are_pruned_fifteenfold() -> None:
     outcome = run_locally(load_run_file(JOBS / "digits.yaml")).outcome
     assert outcome.measure.feasible
     assert outcome.measure.compression >= 15
-    # On another kind of processor it is another run, and a test set of 360 samples says no more than this
-    # about a network.
-    assert outcome.pruned_accuracy > outcome.reference_accuracy - 0.04
+    # The run as shipped loses nothing here, but on another kind of processor it is another run, and a
+    # test set of 360 samples says no more than this about a network.
+    assert outcome.pruned_accuracy > outcome.reference_accuracy - 0.02

@@ -66,6 +66,31 @@ def test_a_cut_weight_learns_by_the_gradient_at_the_masked_network() -> None:
     assert (dict(model.named_parameters())["1.weight"][:, ::2] == 0).all()
 
 
+def test_only_what_is_cut_decays_more() -> None:
+    ends = {}
+    for cut_decay in (0.0, 0.25):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        sgd = MaskedSGD(model)
+        mask = torch.ones_like(sgd.values["1.weight"])
+        mask[:, ::2] = 0
+        before = sgd.values["1.weight"].clone()
+        sgd.step(model, {"1.weight": mask}, *batch(1), 0.5, HOW, cut_decay=cut_decay)
+        ends[cut_decay] = sgd.values["1.weight"]
+    assert torch.allclose(ends[0.25], ends[0.0] - 0.5 * 0.25 * before * (1 - mask), atol=1e-6)
+    assert torch.allclose(ends[0.25][:, 1::2], ends[0.0][:, 1::2], atol=1e-6)
+
+
+def test_noise_alone_brings_fewer_weights_back() -> None:
+    def reopened(cut_decay: float) -> int:
+        pruner = cut_pruner(prune_until=1000, gamma=0.0, cut_decay=cut_decay)
+        cut = {name: mask.clone() for name, mask in pruner.masks.items()}
+        pruner.train(60, no_tick)
+        return sum(int(((cut[name] == 0) & (mask == 1)).sum()) for name, mask in pruner.masks.items())
+
+    assert reopened(0.1) < 0.5 * reopened(0.0)
+
+
 def test_frozen_parameters_stay() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     frozen = dict(model.named_parameters())["1.weight"].requires_grad_(False)
@@ -236,19 +261,34 @@ def test_every_batch_beats() -> None:
     assert len(beats) >= 25
 
 
+def phase_rate(pruner: TorchPruner, iteration: int) -> float:
+    phase = pruner._phases[pruner.run.stage_at(iteration)]
+    return phase.rate(iteration, pruner.run.round_of(iteration))
+
+
 def test_each_phase_has_its_schedule() -> None:
     def rates(**sections: object) -> list[float]:
         rounds = {"iterations": 10, "tmax": 40}
         surgery = {"prune_until": 20, "learning_rate": 1.0, **sections.pop("surgery", {})}  # type: ignore[dict-item]
         pruner = TorchPruner(small(rounds=rounds, surgery=surgery, **sections))
-        return [pruner._rate(iteration) for iteration in range(40)]
+        return [phase_rate(pruner, iteration) for iteration in range(40)]
 
     half = [0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)]
     assert rates() == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 40)) for i in range(40)])
     assert rates(polish={"weight_decay": 0.5}) == rates()
     assert rates(polish={"learning_rate": 0.1}) == pytest.approx(half + [0.1 * rate for rate in half])
+    assert rates(surgery={"prune_until": 0}) == rates(), "a run that cuts nothing trains all the same"
     cycle = [0.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)]
     assert rates(surgery={"schedule": "cycle"}) == pytest.approx(4 * cycle)
+    once = rates(surgery={"schedule": "cycle"}, polish={"learning_rate": 0.1})
+    assert once == pytest.approx(2 * cycle + [0.1 * rate for rate in half])
+    refine = {"begin": 25, "until": 35, "iterations": 5, "learning_rate": 0.2}
+    short = [0.5 * (1 + math.cos(math.pi * i / 5)) for i in range(5)]
+    refined = rates(polish={"learning_rate": 0.1}, refine=refine)
+    polish = [0.1 * rate for rate in short]
+    assert refined == pytest.approx(half + polish + 2 * [0.2 * rate for rate in short] + polish)
+    refined = rates(refine={**refine, "schedule": "constant"})
+    assert refined == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 25)) for i in range(25)] + [0.2] * 15)
 
 
 def test_the_polish_has_its_own_weight_decay() -> None:

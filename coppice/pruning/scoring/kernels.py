@@ -19,8 +19,10 @@ Pair = tuple[int, int]
 
 TILE = 128
 """Samples."""
-MAP_TILE = 10
-"""Samples, where every unit is a map; divides `BATCH`, so that blocks of samples end where tiles do."""
+MAP_TILE = 16
+"""Samples, where every unit is a map: whole vectors."""
+PART = 4096
+"""Numbers of a map that are worked on at a time."""
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
@@ -238,10 +240,10 @@ def judge_rows(
 @_compiled
 def convolve(
     maps: Float32s,
+    across: int,
     begins: Int64s,
     sources: Int64s,
-    downs: Int64s,
-    rights: Int64s,
+    shifts: Int64s,
     values: Float32s,
     biases: Float32s,
     shape: Pair,
@@ -259,16 +261,18 @@ def convolve(
 ) -> None:
     """A convolution with few weights, without padding or stride, with max pooling and a ReLU after it.
 
-    maps: float32 (slots, tiles, h, w * MAP_TILE), the samples of a tile last; unit r adds values[k] *
-    maps[sources[k]], shifted by downs[k], rights[k], for k from begins[r] to begins[r + 1]. shape: (h', w')
-    of the convolution itself. pool, stride: pairs, (1, 1) for none. result: (h'', w'') after that. out:
-    float32, flat; steps: how far it is from unit to unit, tile to tile, and place to place. The samples from
-    since[r] to end of out's unit into[r] are filled in, and the rest of their tiles, below `samples`. ahead:
-    the tile of maps that is the first of out.
+    maps: float32 (slots, tiles, h * w * MAP_TILE), the samples of a tile last; across: w. Unit r adds
+    values[k] * maps[sources[k]], read shifts[k] places further on, for k from begins[r] to begins[r + 1].
+    shape: (h', w') of the convolution itself. pool, stride: pairs, (1, 1) for none. result: (h'', w'') after
+    that. out: float32, flat; steps: how far it is from unit to unit, tile to tile, and place to place. The
+    samples from since[r] to end of out's unit into[r] are filled in, and the rest of their tiles, below
+    `samples`. ahead: the tile of maps that is the first of out.
     """
-    height, width = shape
-    wide = width * MAP_TILE
-    sums = np.empty((height, wide), np.float32)
+    row, wide = across * MAP_TILE, shape[1] * MAP_TILE
+    # Lines are as long as those of the maps, so that a weight is one long row; their ends are of no use.
+    length = (shape[0] - 1) * row + wide
+    sums = np.empty(length, np.float32)
+    high = np.empty(wide, np.float32)
     best = np.empty(MAP_TILE, np.float32)
     zero = np.float32(0)
     first = end
@@ -279,38 +283,74 @@ def convolve(
         for r in range(len(into)):
             if (tile + 1) * MAP_TILE <= since[r]:
                 continue
-            sums[:] = biases[r]
-            k, last = begins[r], begins[r + 1]
-            while k + 4 <= last:
-                a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
-                xa, xb = maps[sources[k], ahead + tile], maps[sources[k + 1], ahead + tile]
-                xc, xd = maps[sources[k + 2], ahead + tile], maps[sources[k + 3], ahead + tile]
-                la, lb = rights[k] * MAP_TILE, rights[k + 1] * MAP_TILE
-                lc, ld = rights[k + 2] * MAP_TILE, rights[k + 3] * MAP_TILE
-                for i in range(height):
-                    target = sums[i]
-                    ya, yb = xa[i + downs[k], la : la + wide], xb[i + downs[k + 1], lb : lb + wide]
-                    yc, yd = xc[i + downs[k + 2], lc : lc + wide], xd[i + downs[k + 3], ld : ld + wide]
-                    for t in range(wide):
-                        target[t] += a * ya[t] + b * yb[t] + c * yc[t] + d * yd[t]
-                k += 4
-            while k < last:
-                a, xa, la = values[k], maps[sources[k], ahead + tile], rights[k] * MAP_TILE
-                for i in range(height):
-                    target, ya = sums[i], xa[i + downs[k], la : la + wide]
-                    for t in range(wide):
-                        target[t] += a * ya[t]
-                k += 1
+            for start in range(0, length, PART):
+                stop = min(start + PART, length)
+                target, long = sums[start:stop], stop - start
+                k, last = begins[r], begins[r + 1]
+                bias = biases[r]
+                if k + 4 <= last:
+                    a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
+                    la, lb, lc, ld = shifts[k], shifts[k + 1], shifts[k + 2], shifts[k + 3]
+                    xa = maps[sources[k], ahead + tile, start + la : stop + la]
+                    xb = maps[sources[k + 1], ahead + tile, start + lb : stop + lb]
+                    xc = maps[sources[k + 2], ahead + tile, start + lc : stop + lc]
+                    xd = maps[sources[k + 3], ahead + tile, start + ld : stop + ld]
+                    for t in range(long):
+                        target[t] = bias + a * xa[t] + b * xb[t] + c * xc[t] + d * xd[t]
+                    k += 4
+                else:
+                    for t in range(long):
+                        target[t] = bias
+                while k + 8 <= last:
+                    a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
+                    e, f, g, h = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
+                    la, lb, lc, ld = shifts[k], shifts[k + 1], shifts[k + 2], shifts[k + 3]
+                    le, lf, lg, lh = shifts[k + 4], shifts[k + 5], shifts[k + 6], shifts[k + 7]
+                    xa = maps[sources[k], ahead + tile, start + la : stop + la]
+                    xb = maps[sources[k + 1], ahead + tile, start + lb : stop + lb]
+                    xc = maps[sources[k + 2], ahead + tile, start + lc : stop + lc]
+                    xd = maps[sources[k + 3], ahead + tile, start + ld : stop + ld]
+                    xe = maps[sources[k + 4], ahead + tile, start + le : stop + le]
+                    xf = maps[sources[k + 5], ahead + tile, start + lf : stop + lf]
+                    xg = maps[sources[k + 6], ahead + tile, start + lg : stop + lg]
+                    xh = maps[sources[k + 7], ahead + tile, start + lh : stop + lh]
+                    for t in range(long):
+                        four = a * xa[t] + b * xb[t] + c * xc[t] + d * xd[t]
+                        target[t] += four + (e * xe[t] + f * xf[t] + g * xg[t] + h * xh[t])
+                    k += 8
+                while k + 2 <= last:
+                    a, b = values[k], values[k + 1]
+                    la, lb = shifts[k], shifts[k + 1]
+                    xa = maps[sources[k], ahead + tile, start + la : stop + la]
+                    xb = maps[sources[k + 1], ahead + tile, start + lb : stop + lb]
+                    for t in range(long):
+                        target[t] += a * xa[t] + b * xb[t]
+                    k += 2
+                if k < last:
+                    a, la = values[k], shifts[k]
+                    xa = maps[sources[k], ahead + tile, start + la : stop + la]
+                    for t in range(long):
+                        target[t] += a * xa[t]
             for i in range(result[0]):
+                top = i * stride[0] * row
+                line = sums[top : top + wide]
+                for t in range(wide):
+                    high[t] = line[t]
+                for p in range(1, pool[0]):
+                    line = sums[top + p * row : top + p * row + wide]
+                    for t in range(wide):
+                        high[t] = max(high[t], line[t])
                 for j in range(result[1]):
-                    top, left = i * stride[0], j * stride[1] * MAP_TILE
+                    left = j * stride[1] * MAP_TILE
                     for t in range(MAP_TILE):
-                        best[t] = sums[top, left + t]
-                    for p in range(pool[0]):
-                        for q in range(pool[1]):
-                            line = sums[top + p, left + q * MAP_TILE : left + (q + 1) * MAP_TILE]
-                            for t in range(MAP_TILE):
-                                best[t] = max(best[t], line[t])
+                        best[t] = high[left + t]
+                    for q in range(1, pool[1]):
+                        line = high[left + q * MAP_TILE : left + (q + 1) * MAP_TILE]
+                        for t in range(MAP_TILE):
+                            best[t] = max(best[t], line[t])
+                    if relu:
+                        for t in range(MAP_TILE):
+                            best[t] = max(best[t], zero)
                     place = into[r] * steps[0] + tile * steps[1] + (i * result[1] + j) * steps[2]
                     for t in range(size):
-                        out[place + t] = max(best[t], zero) if relu else best[t]
+                        out[place + t] = best[t]

@@ -68,12 +68,13 @@ def convolve(
     else:
         samples = out.shape[-1]
         steps = (each, kernels.MAP_TILE, samples)
+    across = maps.shape[3] // kernels.MAP_TILE
     kernels.convolve(
-        maps,
+        maps.reshape(*maps.shape[:2], -1),
+        across,
         begins,
         sources,
-        downs,
-        rights,
+        (downs * across + rights) * kernels.MAP_TILE,
         values,
         biases,
         (stage.outputs[1], stage.outputs[2]),

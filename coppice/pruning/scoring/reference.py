@@ -12,8 +12,9 @@ from torch import nn
 
 from coppice.errors import CoppiceError
 from coppice.models import build_model
+from coppice.pruning.constraint import allowed_errors
 from coppice.pruning.contract import Float64s
-from coppice.pruning.evaluation import allowed_errors, pick_device, to_device
+from coppice.pruning.evaluation import pick_device, to_device
 from coppice.pruning.layers import PrunableLayer, find_layers
 from coppice.pruning.masks import Masks, Spread, operate_all, spread, thresholds
 from coppice.pruning.published import unpack_published
@@ -40,10 +41,7 @@ class Reference:
     def __post_init__(self) -> None:
         self.parameters = dict(self.model.named_parameters())
         self.weights = {
-            name: self.parameters[name].detach().clone()
-            for layer in self.found
-            for name in (layer.weight, layer.bias)
-            if name is not None
+            name: self.parameters[name].detach().clone() for layer in self.found for name in layer.parameters
         }
         for layer in self.found:
             if layer.bias is not None:  # which no solution restores
@@ -74,7 +72,7 @@ class Reference:
         model = build_model(run.model, run.seed)
         found = find_layers(model, run.model.layers)
         published = unpack_published(weights, model, found)
-        drop = run.constraint.drop_in_search(1.0) if published.drop is None else published.drop
+        drop = run.search_drop(0, 1.0) if published.drop is None else published.drop
         allowed = allowed_errors(reference_accuracy, drop, len(y))
         masks = {name: mask.to(place) for name, mask in published.masks.items()}
         reference = cls(model.to(place).eval(), found, masks, *to_device(x, y, place), allowed)

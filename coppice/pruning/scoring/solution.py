@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from coppice.pruning.contract import Float32s, Int64s
-from coppice.pruning.evaluation import BATCH
 from coppice.pruning.scoring import kernels
 from coppice.pruning.scoring.chain import Chain
 from coppice.pruning.scoring.cuts import LayerCut
@@ -21,6 +20,9 @@ from coppice.pruning.scoring.first_stage import Filling
 from coppice.pruning.scoring.layout import convolve, room
 from coppice.pruning.scoring.stages import Stage
 from coppice.pruning.scoring.verdict import CLOSE, Codes
+
+_FIRST = 512
+"""Samples to begin with; whole tiles."""
 
 
 @dataclass(slots=True)
@@ -98,8 +100,8 @@ class Solution:
     def codes(self) -> Codes:
         """Those of the next samples."""
         chain, begin = self._chain, self._seen
-        # One batch is all that many solutions need; those that need more mostly need all.
-        end = min(2 * begin or BATCH, chain.samples)
+        # So few are all that many solutions need; those that need more mostly need all.
+        end = min(2 * begin or _FIRST, chain.samples)
         self._filling = chain.first.fill(self._slots, self._biases, end, self._filling)
         z, slots = chain.first.values, self._slots
         offset = 0

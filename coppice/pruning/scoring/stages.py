@@ -7,7 +7,7 @@ has what the kernels do not know (hooks, strides, a weight used twice), is no ch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from coppice.pruning.contract import Float32s
+from coppice.pruning.layers import has_hooks, in_order
 from coppice.pruning.scoring.reference import Reference
 
 _OVERFLOW = 1e30
@@ -76,8 +77,8 @@ def read_chain(reference: Reference) -> list[Stage] | None:
     stages: list[Stage] = []
     taken: set[str] = set()
     shape = tuple(reference.x.shape[1:])
-    for module in _flat(reference.model):
-        if _has_hooks(module):
+    for module in in_order(reference.model):
+        if has_hooks(module):
             return None
         last = stages[-1] if stages else None
         if type(module) in (nn.Linear, nn.Conv2d):
@@ -117,18 +118,6 @@ def read_chain(reference: Reference) -> list[Stage] | None:
     if not whole or len(stages) < 2 or stages[-1].kernel or _overflows(stages, reference.x):
         return None
     return stages
-
-
-def _flat(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) is nn.Sequential and not _has_hooks(module):
-        for child in module:
-            yield from _flat(child)
-    else:
-        yield module
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def float32s(tensor: torch.Tensor) -> Float32s:
