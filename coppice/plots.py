@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,14 +28,14 @@ INK, MUTED, LINE, CARD = "#0a0b0c", "#1a1b1c", "#2a2b2c", "#3a3b3c"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", CARD: "var(--card)"}
 # Colours of the data: readable on white and on black, and told apart by most colour-blind people.
 GREEN, RED, BLUE = "#2b9a66", "#d9534f", "#3b82c4"
-_SERIES = (BLUE, "#e08a1e", GREEN, "#a35fc4", "#c2497c", "#7a8c2e", "#2aa3a8", "#8a6d5a")
+SERIES = (BLUE, "#e08a1e", GREEN, "#a35fc4", "#c2497c", "#7a8c2e", "#2aa3a8", "#8a6d5a")
 
 _WIDTH_IN = 8.2
 MAX_VECTOR_POINTS = 4000
 """More points than this are drawn as an image inside the SVG, to keep the page small."""
 MAX_WORKERS = 30
 """Bars in the plot of evaluators; the rest are added up."""
-MAX_LINES = len(_SERIES)
+MAX_LINES = len(SERIES)
 """Layers that get a line of their own; more are drawn as a map."""
 
 _FARTHEST = 1e15
@@ -52,6 +53,13 @@ class Series:
     """False: the search goes on."""
 
 
+def _stretches(rounds: Sequence[int], settled: Sequence[bool]) -> list[tuple[int, int]]:
+    """First and last round of each stretch in which masks stay."""
+    grouped = groupby(zip(rounds, settled, strict=True), key=lambda each: each[1])
+    stretches = [[number for number, _ in group] for stays, group in grouped if stays]
+    return [(numbers[0], numbers[-1]) for numbers in stretches]
+
+
 def rounds_plot(
     rounds: Sequence[int],
     compression: Sequence[float],
@@ -59,17 +67,18 @@ def rounds_plot(
     feasible: Sequence[bool],
     *,
     reference: float | None,
-    allowed: float | None,
-    fixed_from: int | None,
+    drops: Sequence[float],
+    settled: Sequence[bool],
 ) -> str:
     """Compression above, accuracy on the held-out samples below, a point each round.
 
-    `reference` is the dense network's accuracy, `allowed` the lowest that the constraint takes, `fixed_from`
-    the first round in which masks no longer change.
+    `reference` is the dense network's accuracy; of each round `drops` is how much of that it may lose, and
+    `settled` whether masks stay in it.
     """
-    compression, accuracy = _drawable(compression), _drawable(accuracy)
-    figure, (above, below) = _figure(4.6, rows=2, ratios=(3, 2))
+    compression, accuracy = drawable(compression), drawable(accuracy)
+    figure, (above, below) = make_figure(4.6, rows=2, ratios=(3, 2))
     good = np.array(feasible, dtype=np.bool_)
+    stays = _stretches(rounds, settled)
     for axes, values, colour in ((above, compression, GREEN), (below, accuracy, BLUE)):
         x, y = np.array(rounds, dtype=np.float64), np.array(values, dtype=np.float64)
         axes.plot(x, y, color=colour, linewidth=1.6, zorder=2)
@@ -77,8 +86,8 @@ def rounds_plot(
         axes.plot(
             x[~good], y[~good], "o", markerfacecolor=CARD, markeredgecolor=RED, markersize=5.5, zorder=3
         )
-        if fixed_from is not None and fixed_from <= rounds[-1]:
-            axes.axvspan(fixed_from - 0.5, rounds[-1] + 0.5, color=LINE, alpha=0.45, linewidth=0, zorder=0)
+        for first, last in stays:
+            axes.axvspan(first - 0.5, last + 0.5, color=LINE, alpha=0.45, linewidth=0, zorder=0)
         axes.set_xlim(rounds[0] - 0.5, rounds[-1] + 0.5)
     above.set_ylabel("times smaller")
     above.set_ylim(bottom=0)
@@ -92,35 +101,40 @@ def rounds_plot(
         fontweight="bold",
         annotation_clip=False,
     )
-    if fixed_from is not None and fixed_from <= rounds[-1]:
+    if stays:
         above.text(
-            rounds[-1] + 0.4, 0.04, "masks stay, weights train ", ha="right", color=MUTED, fontsize=8.5,
+            stays[-1][1] + 0.4, 0.04, "masks stay, weights train ", ha="right", color=MUTED, fontsize=8.5,
             transform=above.get_xaxis_transform(),
         )  # fmt: skip
     below.set_ylabel("accuracy")
     below.set_xlabel("round")
-    levels = [(reference, "the dense network", "--"), (allowed, "lowest allowed", ":")]
-    if reference is not None and reference == allowed:
-        levels = [(reference, "the dense network, lowest allowed", "--")]
-    for level, text, style in levels:
-        if level is not None:
-            below.axhline(level, color=MUTED, linewidth=1, linestyle=style, zorder=1)
+    if reference is not None:
+        allowed = [reference - drop for drop in drops]
+        below.axhline(reference, color=MUTED, linewidth=1, linestyle="--", zorder=1)
+        named = [(reference, "the dense network")]
+        if any(drops):
+            edges = [*(number - 0.5 for number in rounds), rounds[-1] + 0.5]
+            below.stairs(allowed, edges, baseline=None, color=MUTED, linewidth=1, linestyle=":", zorder=1)
+            named.append((allowed[-1], "lowest allowed"))
+        else:
+            named = [(reference, "the dense network, lowest allowed")]
+        for level, text in named:
             below.annotate(
                 text, (1, level), xycoords=below.get_yaxis_transform(), xytext=(-3, -3),
                 textcoords="offset points", ha="right", va="top", color=MUTED, fontsize=8.5,
             )  # fmt: skip
     below.margins(y=0.2)
     _integers(below)
-    return _svg(figure, "rounds")
+    return to_svg(figure, "rounds")
 
 
-def _drawable(values: Sequence[float]) -> list[float]:
+def drawable(values: Sequence[float]) -> list[float]:
     return [min(max(value, -_FARTHEST), _FARTHEST) for value in values]
 
 
 def fitness_plot(searches: Sequence[Series]) -> str:
     """Every evaluation: feasible ones as points, infeasible as crosses, the best so far as a line."""
-    figure, (axes,) = _figure(3.9)
+    figure, (axes,) = make_figure(3.9)
     total = sum(len(series.fitness) for series in searches)
     flat = total > MAX_VECTOR_POINTS
     first = 0
@@ -160,18 +174,16 @@ def fitness_plot(searches: Sequence[Series]) -> str:
         "search ", (0, 1), xycoords="axes fraction", xytext=(-4, 3), textcoords="offset points", ha="right",
         color=MUTED, fontsize=8.5,
     )  # fmt: skip
-    return _svg(figure, "fitness")
+    return to_svg(figure, "fitness")
 
 
 def crates_plot(layers: Sequence[str], searches: Sequence[int], crates: Float64s) -> str:
     """The best crates of each search, float64 (searches, layers): a line a layer, or a map of many."""
     x, crates = np.array(searches, dtype=np.float64), np.clip(crates, -_FARTHEST, _FARTHEST)
     if len(layers) <= MAX_LINES:
-        figure, (axes,) = _figure(2.9)
+        figure, (axes,) = make_figure(2.9)
         for i, layer in enumerate(layers):
-            axes.plot(
-                x, crates[:, i], "o-", color=_SERIES[i], linewidth=1.6, markersize=4, label=_short(layer)
-            )
+            axes.plot(x, crates[:, i], "o-", color=SERIES[i], linewidth=1.6, markersize=4, label=short(layer))
         axes.legend(
             loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, labelcolor=INK, handlelength=1.4
         )
@@ -179,13 +191,13 @@ def crates_plot(layers: Sequence[str], searches: Sequence[int], crates: Float64s
         axes.margins(x=0.03)
         axes.set_xlim(x[0] - 0.4, x[-1] + 0.4)
     else:
-        figure, (axes,) = _figure(1.0 + 0.16 * len(layers))
+        figure, (axes,) = make_figure(1.0 + 0.16 * len(layers))
         shown = axes.imshow(
             crates.T, aspect="auto", cmap="viridis", interpolation="nearest",
             extent=(x[0] - 0.5, x[-1] + 0.5, len(layers) - 0.5, -0.5),
         )  # fmt: skip
         step = max(1, math.ceil(len(layers) / 60))
-        axes.set_yticks(range(0, len(layers), step), [_short(layer) for layer in layers[::step]], fontsize=7)
+        axes.set_yticks(range(0, len(layers), step), [short(layer) for layer in layers[::step]], fontsize=7)
         axes.grid(False)
         bar = figure.colorbar(shown, ax=axes, label="crate", pad=0.02)
         bar.outline.set_visible(False)
@@ -193,7 +205,7 @@ def crates_plot(layers: Sequence[str], searches: Sequence[int], crates: Float64s
         bar.ax.yaxis.label.set_color(MUTED)
     axes.set_xlabel("search")
     _integers(axes)
-    return _svg(figure, "crates")
+    return to_svg(figure, "crates")
 
 
 def remaining_plot(layers: Sequence[str], fractions: Sequence[float]) -> str:
@@ -202,13 +214,13 @@ def remaining_plot(layers: Sequence[str], fractions: Sequence[float]) -> str:
     left = 10 ** math.floor(math.log10(min(low, 0.5) * 0.9))
     texts = [f"{fraction:.2%}" for fraction in fractions]
     values = [max(fraction, left) for fraction in fractions]
-    figure, axes = _bars([_short(layer) for layer in layers], values, texts, GREEN, left=left)
+    figure, axes = _bars([short(layer) for layer in layers], values, texts, GREEN, left=left)
     axes.set_xscale("log")
     axes.set_xlim(left, 1.9)
     axes.axvline(1, color=MUTED, linewidth=0.8)
     _percents(axes.xaxis, crowded=left < 1e-3)
     axes.set_xlabel("weights that remain")
-    return _svg(figure, "remaining")
+    return to_svg(figure, "remaining")
 
 
 def workers_plot(workers: Sequence[str], counts: Sequence[int]) -> str:
@@ -220,10 +232,10 @@ def workers_plot(workers: Sequence[str], counts: Sequence[int]) -> str:
         shown.append((f"{len(rest)} others", sum(rest)))
     total = max(1, sum(counts))
     texts = [f"{count:,} ({count / total:.0%})" for _, count in shown]
-    figure, axes = _bars([_short(name) for name, _ in shown], [c for _, c in shown], texts, BLUE)
+    figure, axes = _bars([short(name) for name, _ in shown], [c for _, c in shown], texts, BLUE)
     axes.set_xlim(0, max(count for _, count in shown) * 1.18)
     axes.set_xlabel("evaluations")
-    return _svg(figure, "workers")
+    return to_svg(figure, "workers")
 
 
 # Drawing
@@ -233,7 +245,7 @@ def _bars(
     names: Sequence[str], values: Sequence[float], texts: Sequence[str], colour: str, left: float = 0.0
 ) -> tuple[Figure, Axes]:
     few = len(names) <= 12
-    figure, (axes,) = _figure(0.75 + (0.3 if few else 0.19) * len(names))
+    figure, (axes,) = make_figure(0.75 + (0.3 if few else 0.19) * len(names))
     y = list(range(len(names)))
     axes.barh(y, [value - left for value in values], left=left, color=colour, height=0.62, zorder=2)
     for row, value, text in zip(y, values, texts, strict=True):
@@ -253,23 +265,33 @@ def _bars(
     return figure, axes
 
 
-def _figure(height_in: float, rows: int = 1, ratios: tuple[int, ...] = (1,)) -> tuple[Figure, list[Axes]]:
+def make_figure(
+    height_in: float,
+    rows: int = 1,
+    ratios: tuple[int, ...] = (1,),
+    muted: str = MUTED,
+    line: str = LINE,
+    share_x: bool = True,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `rows` plots below each other, in the page's colours unless others are given."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
-    grid = figure.subplots(rows, 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": list(ratios)})
+    grid = figure.subplots(
+        rows, 1, sharex=share_x, squeeze=False, gridspec_kw={"height_ratios": list(ratios)}
+    )
     every: list[Axes] = list(grid[:, 0])
     figure.patch.set_alpha(0.0)
     for axes in every:
         axes.patch.set_alpha(0.0)
-        axes.grid(True, color=LINE, linewidth=0.7, zorder=0)
+        axes.grid(True, color=line, linewidth=0.7, zorder=0)
         axes.set_axisbelow(True)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color(MUTED)
-        axes.tick_params(which="both", color=LINE, labelcolor=MUTED, labelsize=9)
-        axes.xaxis.label.set_color(MUTED)
-        axes.yaxis.label.set_color(MUTED)
+        axes.spines["bottom"].set_color(muted)
+        axes.tick_params(which="both", color=line, labelcolor=muted, labelsize=9)
+        axes.xaxis.label.set_color(muted)
+        axes.yaxis.label.set_color(muted)
     return figure, every
 
 
@@ -290,14 +312,14 @@ def _percents(axis: Axis, crowded: bool) -> None:
     )
 
 
-def _short(name: str, longest: int = 28) -> str:
+def short(name: str, longest: int = 28) -> str:
     """A name as matplotlib text: dollar signs begin formulas, a first underscore hides an entry."""
     plain = name if len(name) <= longest else f"…{name[1 - longest :]}"
     plain = "".join(char if char.isprintable() else "?" for char in plain).replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
 
 
-def _svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element whose ids begin with `name`, so that several share a page."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from urllib.parse import unquote
 
@@ -34,6 +35,14 @@ def open_store(
     return Store(open_home(url, clock), clock=clock, retry=retry, on_trouble=on_trouble)
 
 
+def below(url: str, path: str) -> str:
+    """The URL of the folder `path` in the store `url`."""
+    if url.startswith(("webhdfs:", "swebhdfs:")):
+        place, mark, options = url.partition("?")
+        return f"{place.rstrip('/')}/{path}{mark}{options}"
+    return f"{url.rstrip('/')}/{path}"
+
+
 def open_home(url: str, clock: Clock | None = None) -> Home:
     """The home that `url` names; see `open_store`."""
     scheme, colon, rest = url.partition(":")
@@ -55,3 +64,16 @@ def open_home(url: str, clock: Clock | None = None) -> Home:
     if "://" in url or (colon and scheme in ("hdfs", "http", "https")):
         raise StoreError(f"cannot open {url!r}: {scheme}: is no kind of store; give {ACCEPTED}")
     return FolderHome(url, clock)
+
+
+def absolute(url: str) -> str:
+    """The same place, whatever directory it is named from."""
+    if is_relative(url) and not url.startswith("memory:"):
+        return os.path.abspath(os.path.expanduser(url))
+    return url
+
+
+def is_relative(url: str) -> bool:
+    """Whether `url` is a path that means another folder on every machine, or in every directory."""
+    scheme, colon, _ = url.partition(":")
+    return not url.startswith("/") and not (colon and scheme in ("webhdfs", "swebhdfs", "file"))
