@@ -1,0 +1,1 @@
+"""Tasks that ship with Coppice: the scripts of each, as users write them."""
