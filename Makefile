@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo 'make run    prune a small network with four kinds of processes on this machine (3 minutes)'
-	@echo 'make test   lint, types and all tests, on a real HDFS too (20 minutes)'
+	@echo 'make test   lint, types and all tests, on a real HDFS and RabbitMQ too (20 minutes)'
 	@echo 'make check  lint and types only'
 	@echo 'make crash-points            kill each role at each of its store operations (2 minutes)'
 	@echo 'make schedules N=10000 FROM=0   whole runs under seeded faults (20 minutes)'
@@ -27,6 +27,7 @@ run: setup
 
 test: setup check
 	scripts/java.sh
+	scripts/rabbitmq.sh
 	$(BIN)/python -m tests.hdfs.jars
 	$(BIN)/python -m pytest -n $(WORKERS)
 

@@ -8,18 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from coppice import __version__
+from coppice.container import work_folder
 from coppice.errors import CoppiceError
-from coppice.roles.context import Context, RunOver, Stopped
+from coppice.openpai.command import app as openpai_app
+from coppice.registry.cli import app as registry_app
+from coppice.roles.context import Context
+from coppice.roles.ending import ending
 from coppice.runfile import RunFile, load_run_file
 
-STOPPED_STATUS = 143
-"""Exit status of a role that was asked to end before the run was over (128 + SIGTERM)."""
+if TYPE_CHECKING:
+    from coppice.status import StatusSettings
 
 app = typer.Typer(
     name="coppice",
@@ -29,6 +33,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Prunes neural networks by evolution, spread over a cluster by files in one shared folder.",
 )
+
+app.add_typer(openpai_app, name="openpai")
+app.add_typer(registry_app, name="registry")
 
 WorkOption = Annotated[
     str | None,
@@ -63,6 +70,23 @@ SeedOption = Annotated[int | None, typer.Option(min=0, help="Instead of the run 
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:0 or auto; default: evaluators.device of the run file.")
 ]
+StatusOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--status",
+        metavar="SETTINGS",
+        envvar="COPPICE_STATUS",
+        help="The settings file of status messages and metric logs; without one there are none.",
+    ),
+]
+SettingsArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SETTINGS",
+        envvar="COPPICE_STATUS",
+        help="The settings file, YAML or JSON; see docs/status.md.",
+    ),
+]
 ThreadsOption = Annotated[
     int, typer.Option(min=1, help="CPU threads of this role; with 1, results are the same everywhere.")
 ]
@@ -78,8 +102,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def work_of(work: str | None, run: RunFile | None = None) -> str:
-    """The work folder from --work, COPPICE_WORK or the run file, in this order."""
-    chosen = work or (run.work if run else None)
+    """The work folder from --work, COPPICE_WORK, the run file or the cluster, in this order."""
+    chosen = work or work_folder(run.work if run else None)
     if not chosen:
         raise CoppiceError(
             "no work folder: give --work URL, set COPPICE_WORK, or write 'work:' into the run file"
@@ -91,21 +115,19 @@ def work_of(work: str | None, run: RunFile | None = None) -> str:
 def _role(name: str, work: str) -> Iterator[Context]:
     """Run one role and turn how it ended into an exit status."""
     context = Context.for_process(name, work)
-    try:
+    with ending(context, "stopped; start again with the same command to go on"):
         yield context
-    except RunOver:
-        context.say("the run is over")
-    except Stopped:
-        context.say("stopped; start again with the same command to go on")
-        raise typer.Exit(STOPPED_STATUS) from None
-    except CoppiceError as error:
-        context.say(f"ends: {error}")
-        raise typer.Exit(1) from None
 
 
 def _load(run_file: Path, seed: int | None) -> RunFile:
     run = load_run_file(run_file)
     return run if seed is None else run.model_copy(update={"seed": seed})
+
+
+def _settings(path: Path | None) -> StatusSettings | None:
+    from coppice.status import load_status_settings
+
+    return None if path is None else load_status_settings(path)
 
 
 def _use_threads(threads: int) -> None:
@@ -138,7 +160,12 @@ def master(
 
 
 @app.command()
-def outer(work: WorkOption = None, device: DeviceOption = None, threads: ThreadsOption = 1) -> None:
+def outer(
+    work: WorkOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = 1,
+    status: StatusOption = None,
+) -> None:
     """loop_outer: train the reference, ask for searches, cut, repair, write the result.
 
     Waits for the master's run.json and takes the settings from it.
@@ -147,6 +174,7 @@ def outer(work: WorkOption = None, device: DeviceOption = None, threads: Threads
     """
     from coppice.roles.outer import outer as serve
 
+    settings = _settings(status)
     with _role("outer", work_of(work)) as context:
         _use_threads(threads)
 
@@ -155,19 +183,20 @@ def outer(work: WorkOption = None, device: DeviceOption = None, threads: Threads
 
             return TorchPruner(run, device or run.evaluators.device)
 
-        serve(context, make_pruner)
+        serve(context, make_pruner, settings)
 
 
 @app.command()
-def ncs(work: WorkOption = None) -> None:
+def ncs(work: WorkOption = None, status: StatusOption = None) -> None:
     """loop_ncs: search the layers' crates. Needs no GPU and no torch.
 
     Example: `coppice ncs --work /mnt/shared/work`
     """
     from coppice.roles.searcher import ncs as serve
 
+    settings = _settings(status)
     with _role("ncs", work_of(work)) as context:
-        serve(context)
+        serve(context, settings)
 
 
 @app.command()
@@ -202,6 +231,7 @@ def simulate(
     seed: SeedOption = None,
     fresh: FreshOption = False,
     as_json: JsonOption = False,
+    status: StatusOption = None,
 ) -> None:
     """Prune on this machine: all four roles as local processes, over any work folder.
 
@@ -209,10 +239,11 @@ def simulate(
 
     Example: `coppice simulate jobs/digits.yaml --evaluators 2`
     """
+    from coppice.roles.simulate import Reporting
     from coppice.roles.simulate import simulate as serve
 
     run = _load(run_file, seed)
-    status = serve(
+    ended = serve(
         run,
         run_file,
         work_of(work, run),
@@ -220,8 +251,9 @@ def simulate(
         fresh=fresh,
         as_json=as_json,
         console=Console(stderr=as_json),
+        reporting=Reporting(status, settings) if status and (settings := _settings(status)) else None,
     )
-    raise typer.Exit(status)
+    raise typer.Exit(ended)
 
 
 @app.command()
@@ -320,6 +352,52 @@ def export(
         console.print(export_table(report))
         console.print("\n".join(export_lines(report)), markup=False, highlight=False, soft_wrap=True)
         print(f"written into {to}/")
+
+
+@app.command()
+def listen(
+    settings: SettingsArgument,
+    exit_with_state: Annotated[
+        bool,
+        typer.Option(
+            "--exit-with-state",
+            help="End when all that was heard of has ended: 0 if the last of it was done, 1 for an error.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Each message as a line on stdout.")] = False,
+) -> None:
+    """Show the status messages of a queue live, a progress bar for each model. Ctrl-C ends it.
+
+    It stands in the platform's place: what it shows is off the queue then. Do not run it beside a platform
+    that reads the same queue.
+
+    Example: `coppice listen status.yaml --exit-with-state`
+    """
+    from coppice.listening import listen_to
+    from coppice.status import load_status_settings
+
+    reading = load_status_settings(settings, about=("training", "all"))  # the file need name none
+    raise typer.Exit(listen_to(reading, exit_with_state, as_json))
+
+
+@app.command()
+def plot(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Metric logs, or folders of them; also on webhdfs://."),
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE", help="The picture (.png) or page (.html) to write.")
+    ] = Path("metrics.png"),
+) -> None:
+    """Draw metric logs: a plot for each file, a curve for each of its columns.
+
+    Example: `coppice plot models/m-17/save/metrics --to metrics.html`
+    """
+    from coppice.metric_plots import draw, read_logs
+
+    draw(read_logs(files), to)
+    print(f"written into {to}")
 
 
 @app.command()

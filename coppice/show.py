@@ -18,6 +18,7 @@ from coppice.work import names
 if TYPE_CHECKING:
     from coppice.pruning.contract import ExportReport
     from coppice.roles.status import RoleStatus, Status
+    from coppice.status.listener import Board
     from coppice.store.doctor import Finding
 
 
@@ -129,6 +130,25 @@ def watch_status(store: Store, console: Console) -> None:
                 time.sleep(1.0)
     except KeyboardInterrupt:
         return
+
+
+def messages_view(board: Board, most: int = 40) -> RenderableType:
+    """`coppice listen`: a progress bar for each training or validation, who was heard of last below."""
+    table = Table.grid(padding=(0, 2))
+    standings = list(board.standings.values())
+    for message in standings[-most:]:
+        name = plain(f"{message.kind} {message.id}")
+        if message.state == "error":
+            table.add_row(name, Text("error", style="bold red"), plain(message.message or "", style="red"))
+        elif message.state == "done":
+            table.add_row(name, ProgressBar(total=100, completed=100, width=24), Text("done", style="green"))
+        else:
+            bar = ProgressBar(total=100, completed=message.percentage or 0, width=24)
+            table.add_row(name, bar, f"{message.percentage:g} %, step {message.step:,}")
+    if not standings:
+        return Text("nothing heard yet", style="dim")
+    more = len(standings) - most
+    return Group(Text(f"... and {more} more", style="dim"), table) if more > 0 else table
 
 
 def result_table(result: dict[str, Any]) -> Table:

@@ -39,6 +39,8 @@ def pytest_unconfigure() -> None:
     """Nothing is left running."""
     if _FIRST_PROCESS:
         for command in end_leftovers():
+            if "from multiprocessing." in command:  # Python's own, which end when this process does
+                continue
             print(f"left running by a test, killed: {command[:200]}", file=sys.stderr)
 
 

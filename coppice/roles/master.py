@@ -174,8 +174,8 @@ def _rounds(context: Context, record: RunRecord, run: RunFile, tick: Ticker) -> 
     while True:
         total = sum(int(r["iterations"]) for r in done)
         number = len(done) + 1
-        left = run.rounds.tmax - total
-        order = NewItr(record.run_id, number, min(run.rounds.iterations, left) if left > 0 else None)
+        left = run.round_of(total)[1] - total
+        order = NewItr(record.run_id, number, left if left > 0 else None)
         if order.iterations is not None:
             context.say(f"round {number}: {order.iterations} iterations ({total} of {run.rounds.tmax} done)")
         else:

@@ -14,12 +14,15 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from coppice.errors import CoppiceError
+from coppice.pruning.constraint import keeps
 from coppice.pruning.contract import Float64s, Measure, Pruner
 from coppice.roles.context import Board, Context, Ticker, declare_failure, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
 from coppice.roles.result import write_result
 from coppice.roles.rounds import REPORT, Count, checked
+from coppice.roles.telling import Telling, telling
 from coppice.runfile import RunFile
+from coppice.status import StatusSettings
 from coppice.store import StoreError, TooLarge
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
@@ -71,27 +74,37 @@ def read_progress(data: bytes) -> Progress:
     return progress
 
 
-def outer(context: Context, make_pruner: MakePruner) -> None:
-    """Serve a run to its end. Raises `RunFailed` and other `CoppiceError`s."""
-    record, run = wait_for_run(context)
-    with in_office(context, "outer") as tick:
-        try:
-            _Outer(context, record.run_id, run, make_pruner(run), tick).serve()
-        except (StoreError, Superseded, BadContent, RunRefused, RunFailed):
-            raise
-        except CoppiceError as error:  # the data, the model or the training: a new start would meet it again
-            declare_failure(context.store, "outer", str(error))
-            raise
+def outer(context: Context, make_pruner: MakePruner, settings: StatusSettings | None = None) -> None:
+    """Serve a run to its end. Raises `RunFailed` and other `CoppiceError`s.
+
+    `settings`: where status messages and metric logs go, if anywhere.
+    """
+    with telling(context, settings) as told:
+        record, run = wait_for_run(context)
+        with in_office(context, "outer") as tick:
+            told.begin(record.run_id, run)
+            try:
+                _Outer(context, record.run_id, run, make_pruner(run), tick, told).serve()
+            except (StoreError, Superseded, BadContent, RunRefused, RunFailed):
+                raise
+            except CoppiceError as error:  # data, model or training: a new start would meet it again
+                told.failed(str(error))  # before all others hear of it and end
+                declare_failure(context.store, "outer", str(error))
+                raise
+            told.done()  # in office: the master, and with it perhaps the whole job, waits for that to end
 
 
 class _Outer:
-    def __init__(self, context: Context, run_id: str, run: RunFile, pruner: Pruner, tick: Ticker) -> None:
+    def __init__(
+        self, context: Context, run_id: str, run: RunFile, pruner: Pruner, tick: Ticker, told: Telling
+    ) -> None:
         self.context = context
         self.store = context.store
         self.run_id = run_id
         self.run = run
         self.pruner = pruner
         self.tick = tick
+        self.told = told
         self.board = Board(context, run_id)
         self.checkpoints = Checkpoints(context.store, names.OUTER, context.say)
         self.progress = Progress()
@@ -103,6 +116,7 @@ class _Outer:
     def serve(self) -> None:
         """The whole life of the role."""
         self.load()
+        self.told.progress(self.pruner)
         self.train_reference()
         self.publish_samples()
         while True:
@@ -125,6 +139,7 @@ class _Outer:
             raise BadContent(
                 f"{names.OUTER}: the checkpoint is of another version of Coppice ({error})"
             ) from error
+        self.told.restore(parts)
         self.context.say(
             f"goes on after round {self.progress.round}, iteration {self.pruner.iteration}"
             if self.pruner.reference_left == 0
@@ -136,7 +151,8 @@ class _Outer:
         self.progress.seconds += now - self.clock_at
         self.clock_at = now
         progress = json.dumps(asdict(self.progress)).encode()
-        self.checkpoints.save({"progress.json": progress, "pruner.safetensors": self.pruner.checkpoint()})
+        parts = {"progress.json": progress, "pruner.safetensors": self.pruner.checkpoint()}
+        self.checkpoints.save({**parts, **self.told.parts()})
         self.save_now.due()
 
     # The reference
@@ -146,10 +162,12 @@ class _Outer:
             self.context.say(f"training the reference, {self.pruner.reference_left} iterations")
             while self.pruner.reference_left:
                 self.pruner.train_reference(min(CHUNK, self.pruner.reference_left), self.tick)
+                self.told.trained(self.pruner)
                 self.board.look()
                 if self.save_now.due():
                     self.save()
             self.save()
+        self.told.reference_is_trained(self.pruner)
         self.context.say(f"reference accuracy {self.pruner.reference_accuracy:.4f} on the held-out samples")
 
     def publish_samples(self) -> None:
@@ -205,19 +223,20 @@ class _Outer:
         Somebody removed or damaged checkpoints. All that was done since can be done again, to the bit.
         """
         self.context.say(f"round {number} was reported, but its checkpoint is lost; doing it again")
-        left = self.run.rounds.tmax - self.pruner.iteration
-        return NewItr(self.run_id, number, min(self.run.rounds.iterations, left))
+        done = self.pruner.iteration
+        return NewItr(self.run_id, number, self.run.round_of(done)[1] - done)
 
     def do_round(self, number: int, iterations: int) -> None:
         if self.progress.until is None:
             end = self.pruner.iteration + iterations
-            if self.pruner.iteration < self.run.surgery.prune_until:
+            if self.run.searches(self.pruner.iteration):
                 self.search()
             self.progress.until = end
             self.save()
         end = self.progress.until
         while self.pruner.iteration < end:
             self.pruner.train(min(CHUNK, end - self.pruner.iteration), self.tick)
+            self.told.trained(self.pruner)
             self.board.look()
             if self.save_now.due():
                 self.save()
@@ -226,6 +245,7 @@ class _Outer:
         self.progress.round = number
         self.progress.until = None
         self.progress.report = self._report(number, iterations, measure, loss)
+        self.told.measured(self.pruner, measure, self.progress.report["best_compression"])
         self.save()
         self.context.say(
             f"round {number} done: {measure.compression:.1f}x, accuracy {measure.accuracy:.4f}"
@@ -234,6 +254,11 @@ class _Outer:
 
     def _report(self, number: int, iterations: int, measure: Measure, loss: float) -> dict[str, Any]:
         best = (self.progress.report or {}).get("best_compression", 1.0)
+        # A round before the refinement may keep only what is asked of it.
+        asked = self.run.constraint
+        dense = self.pruner.reference_accuracy
+        if measure.feasible and keeps(measure.accuracy, dense, asked.accuracy_drop, asked.samples):
+            best = max(best, measure.compression)
         return {
             "round": number,
             "iterations": iterations,
@@ -243,7 +268,7 @@ class _Outer:
             "compression": measure.compression,
             "accuracy": measure.accuracy,
             "feasible": measure.feasible,
-            "best_compression": max(best, measure.compression) if measure.feasible else best,
+            "best_compression": best,
             "loss": loss if math.isfinite(loss) else None,
         }
 

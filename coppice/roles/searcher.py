@@ -14,10 +14,12 @@ from pydantic import TypeAdapter
 from coppice.roles.context import Board, Context, Ticker, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
 from coppice.roles.rounds import Count, checked
+from coppice.roles.telling import FitnessLog
 from coppice.roles.views import Views
 from coppice.runfile import RunFile
 from coppice.search import Optimizer, make_optimizer
 from coppice.search.optimizer import Float64s, State
+from coppice.status import StatusSettings
 from coppice.store import Staging
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
@@ -76,13 +78,20 @@ class Progress:
 _PROGRESS = TypeAdapter(Progress)
 
 
-def ncs(context: Context) -> None:
-    """Serve a run's searches until `exit`. Raises `RunFailed` and other `CoppiceError`s."""
+def ncs(context: Context, settings: StatusSettings | None = None) -> None:
+    """Serve a run's searches until `exit`. Raises `RunFailed` and other `CoppiceError`s.
+
+    `settings`: where its metric log goes, if anywhere.
+    """
     record, run = wait_for_run(context)
     with in_office(context, "ncs") as tick:
-        role = _Searcher(context, record.run_id, run, tick)
-        with role.views:
-            role.serve()
+        fitness_log = FitnessLog(context, settings)
+        role = _Searcher(context, record.run_id, run, tick, fitness_log)
+        try:
+            with role.views:
+                role.serve()
+        finally:
+            fitness_log.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +104,15 @@ class _Finished:
 
 
 class _Searcher:
-    def __init__(self, context: Context, run_id: str, run: RunFile, tick: Ticker) -> None:
+    def __init__(
+        self, context: Context, run_id: str, run: RunFile, tick: Ticker, fitness_log: FitnessLog
+    ) -> None:
         self.context = context
         self.store = context.store
         self.run_id = run_id
         self.run = run
         self.tick = tick
+        self.fitness_log = fitness_log
         self.board = Board(context, run_id)
         self.checkpoints = Checkpoints(context.store, names.NCS, context.say)
         self.views = Views(context)
@@ -161,6 +173,7 @@ class _Searcher:
         else:
             self.context.say(f"search {order.search}: {progress.budget} evaluations")
             self.store.delete(names.NCS_OVER)
+        self.fitness_log.begin(history)
         told = GenerationId(self.run_id, order.search, progress.generation)
         self._sweep(told)
         save_now = Every(self.context.clock, CHECKPOINT_S)
@@ -183,6 +196,7 @@ class _Searcher:
                 self._prepare(min(left, self.run.search.population))
             self._await_scores(generation, solutions, history)
             optimizer.tell(np.array(history.fitness[-len(rows) :], dtype=np.float64))
+            self.fitness_log.told(history)
             told = generation
             progress.generation += 1
             progress.evaluations = optimizer.evaluations

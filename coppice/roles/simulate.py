@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -28,9 +26,12 @@ from coppice.errors import CoppiceError
 from coppice.roles.clearing import discard
 from coppice.roles.context import Context, declare_failure, read_failure, read_record
 from coppice.roles.master import read_result
+from coppice.roles.processes import RoleProcess
 from coppice.roles.status import Status, read_status
+from coppice.roles.telling import SUPERVISED_VARIABLE, tell_failure
 from coppice.runfile import RunFile
 from coppice.show import facts_table, result_lines, result_table, status_rows
+from coppice.status import StatusSettings
 from coppice.store import Store, open_store
 from coppice.work.presence import Identity, read_role_file, role_files
 from coppice.work.waiting import Every
@@ -43,6 +44,15 @@ LOOK_S = 0.25
 SHOW_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """Where status messages and metric logs go."""
+
+    path: Path
+    """The settings file, for the roles."""
+    settings: StatusSettings
+
+
 @dataclass(slots=True)
 class Worker:
     """One role as a process, through its restarts."""
@@ -50,22 +60,15 @@ class Worker:
     name: str
     arguments: list[str]
     log: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: RoleProcess | None = None
     died: int = 0
     status: int | None = None
     """Exit status of its last process, once it has ended for good."""
 
     def start(self) -> None:
-        """In a session of its own, so that Ctrl-C reaches only this process, which then ends it properly."""
+        """Start it, or start it again."""
         self.status = None
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "coppice", *self.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = RoleProcess(self.arguments, self.log, {SUPERVISED_VARIABLE: "1"})
 
     def has_ended(self) -> bool:
         """Whether its process is gone; sets `status`."""
@@ -114,6 +117,7 @@ def simulate(
     fresh: bool,
     as_json: bool,
     console: Console,
+    reporting: Reporting | None = None,
 ) -> int:
     """Run to the end; returns the exit status: 0 only when the run is over, 130 after Ctrl-C."""
     if os.environ.get("OMP_NUM_THREADS") is None:
@@ -122,7 +126,8 @@ def simulate(
     logs = Path(tempfile.mkdtemp(prefix=f"coppice-{run.name}-"))
     flags = ["--seed", str(run.seed)]
     master = Worker("master", ["master", str(run_file), "--work", work, *flags], logs / "master.log")
-    others = [Worker(role, [role, "--work", work], logs / f"{role}.log") for role in ("outer", "ncs")]
+    told = ["--status", str(reporting.path.absolute())] if reporting else []
+    others = [Worker(role, [role, "--work", work, *told], logs / f"{role}.log") for role in ("outer", "ncs")]
     for number in range(1, evaluators + 1):
         others.append(
             Worker(f"evaluator {number}", ["evaluator", "--work", work], logs / f"eval{number}.log")
@@ -131,7 +136,7 @@ def simulate(
         simulation = Simulation(run, store.url, [master], time.monotonic())
         status = 1
         try:
-            with _sigterm_as_interrupt():
+            with sigterm_as_interrupt():
                 if fresh:
                     discard(_own_context(store, console))
                 master.start()
@@ -144,12 +149,17 @@ def simulate(
                     status = master.status or 0
         except KeyboardInterrupt:
             again = " ".join(["coppice simulate", str(run_file), "--work", work])
+            again += f" --status {reporting.path}" if reporting else ""
             console.print(f"stopped; goes on with: {again}", highlight=False, soft_wrap=True)
             return 130
         finally:
             _stop(simulation.workers)
+        if reporting:
+            _show_reporting(console, others)
         if status != 0:
             _show_reasons(console, store, simulation.workers, logs)
+            if reporting and len(simulation.workers) > 1:  # else the run in the folder is not this one
+                _report_failure(console, store, reporting.settings)
             return status
         shutil.rmtree(logs, ignore_errors=True)
         result = read_result(store)
@@ -161,6 +171,34 @@ def simulate(
         return 0
 
 
+def _show_reporting(console: Console, workers: list[Worker]) -> None:
+    """What the roles said about status messages and metric logs, once each: nobody reads their own output."""
+    said: dict[str, None] = {}
+    for worker in workers:
+        with contextlib.suppress(OSError), worker.log.open(encoding="utf-8", errors="replace") as log:
+            for line in log:
+                text = line.rstrip().partition(": ")[2]
+                if text.startswith(("status messages: ", "metric logs: ")):
+                    said[text] = None
+    for text in said:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _report_failure(console: Console, store: Store, settings: StatusSettings) -> None:
+    """Say that the run has failed where the outer loop could not: it may be what has died."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with contextlib.suppress(CoppiceError):  # the store may be what is broken
+        reason = read_failure(store)
+        record = read_record(store)
+        if record is not None and record.state == "failed":
+            reason = record.reason
+        if reason is not None:
+            tell_failure(store, settings, say, reason)
+
+
 def _own_context(store: Store, console: Console) -> Context:
     """For what the simulation itself does in the work folder."""
     return Context(
@@ -169,7 +207,7 @@ def _own_context(store: Store, console: Console) -> Context:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM ends the simulation as Ctrl-C does: by stopping the roles first."""
 
     def stop(number: int, frame: object) -> None:
@@ -275,9 +313,7 @@ def _stop(workers: list[Worker]) -> None:
         process.terminate()
     deadline = time.monotonic() + GRACE_S
     for process in running:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        if process.wait(max(0.0, deadline - time.monotonic())) is None:
             process.kill()
             process.wait()
 

@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from coppice.store.errors import StoreError
 
 TOKEN_VARIABLE = "COPPICE_HDFS_TOKEN"
-USER_VARIABLES = ("COPPICE_HDFS_USER", "HADOOP_USER_NAME")
+USER_VARIABLES = ("COPPICE_HDFS_USER", "HADOOP_USER_NAME", "PAI_USER_NAME")
+"""The last is set in OpenPAI's containers, in which everybody is root."""
 STANDARD_API = "/webhdfs/v1"
 _HTTPFS_PORT = 14000
 _NAMENODE_PORTS = (9870, 9871, 50070, 50470, 5070)

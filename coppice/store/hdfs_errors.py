@@ -113,7 +113,8 @@ def request_error(error: requests.RequestException, what: str, server: str) -> S
         return NotServing(f"{said} does not take the connection")
     if "NewConnectionError" in texts or "ConnectionRefusedError" in texts:
         return NotServing(f"{said} refuses the connection")
-    if isinstance(error, requests.exceptions.Timeout):
+    # requests calls an answer that stops in its middle a ConnectionError; how it ended stands behind it.
+    if isinstance(error, requests.exceptions.Timeout) or "ReadTimeoutError" in texts:
         return TransientStoreError(f"{said} did not answer in time")
     return TransientStoreError(f"{said} cut the connection")
 

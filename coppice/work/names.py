@@ -37,6 +37,9 @@ LOGS = "logs"
 SOLUTIONS = "solutions.npy"
 """In a generation's folder: all its solutions."""
 
+TOLD = f"{OUTER}/told.json"
+"""What the platform of status messages was told last; only where there are settings for them."""
+
 RESULT_JSON = f"{RESULT}/result.json"
 RESULT_MODEL = f"{RESULT}/model.safetensors"
 RESULT_HISTORY = f"{RESULT}/history.csv"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from coppice.clock import Clock
+from coppice.container import this_container
 from coppice.store import Entry, Store
 from coppice.work import names
 from coppice.work.contents import json_from_bytes, json_to_bytes
@@ -48,7 +49,7 @@ class Identity:
     """One process, told apart from every other that ever was on any machine."""
 
     worker: str
-    """Name in the work folder: host, process id and four random digits."""
+    """Name in the work folder: host, task role and index in a container, process id, four random digits."""
     host: str
     pid: int
     machine: str
@@ -60,21 +61,26 @@ class Identity:
 
     @classmethod
     def of_this_process(cls) -> Identity:
-        """Read from the operating system and, in an OpenPAI container, its environment."""
+        """Read from the operating system and, in a cluster's container, its environment."""
         host = socket.gethostname() or "unknown"
         pid = os.getpid()
-        tidy = re.sub(r"[^A-Za-z0-9]+", "-", host)[:40].strip("-") or "host"
-        job = os.environ.get("PAI_JOB_NAME")
-        role = os.environ.get("PAI_CURRENT_TASK_ROLE_NAME", "")
-        index = os.environ.get("PAI_CURRENT_TASK_ROLE_CURRENT_TASK_INDEX", "")
+        container = this_container()
+        # Containers of one machine may share its name and have the same process ids.
+        tidy = _tidy(host, 32) or "host"
+        tidy += f"-{short}" if container is not None and (short := _tidy(container.short, 24)) else ""
         return cls(
             worker=f"{tidy}-{pid}-{random.SystemRandom().randrange(16**4):04x}",
             host=host,
             pid=pid,
             machine=_machine(),
             birth=_birth(pid) or "",
-            container=f"{job} {role} {index}".strip() if job else None,
+            container=None if container is None else str(container),
         )
+
+
+def _tidy(text: str, length: int) -> str:
+    """What may stand in a worker's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text)[:length].strip("-")
 
 
 def _machine() -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,11 +16,12 @@ import yaml
 from torch import nn
 
 from coppice.models.builtin import mlp
+from coppice.roles.processes import RoleProcess
 from coppice.roles.simulate import GRACE_S
 from coppice.store import Store
 from coppice.work import names
 from tests.hdfs.service import until
-from tests.roles.processes import DIGITS, REPO, coppice, environment
+from tests.roles.processes import DIGITS
 from tests.roles.threads import history_of, result_of
 
 PATIENCE_S = 240.0
@@ -65,24 +64,30 @@ class Actor:
         self.role = role
         self.log = logs / f"{role}-{number}.log"
         command = [role, str(run_file)] if role == "master" else [role]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                coppice(*command, "--work", work),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=REPO,
-                env=environment(),
-            )
+        self.process = RoleProcess([*command, "--work", work], self.log)
 
     def said(self) -> str:
         """All that it wrote."""
-        return self.log.read_text()
+        return self.log.read_text() if self.log.exists() else ""
 
     def says(self, part: str) -> None:
         """Wait until it has written `part`."""
-        until(lambda: part in self.said() or not self.alive, PATIENCE_S, f"{self.role} never said {part!r}")
-        assert part in self.said(), self.said()
+        self._says(lambda said: part in said, repr(part))
+
+    def misses_the_store(self) -> None:
+        """Wait until it has said that the store does not answer, and not that it does again."""
+        self._says(
+            lambda said: said.rfind("; trying again for up to") > said.rfind("the store answers again"),
+            "that the store does not answer",
+        )
+
+    def _says(self, heard: Callable[[str], bool], what: str) -> None:
+        until(
+            lambda: heard(self.said()) or not self.alive,
+            PATIENCE_S,
+            lambda: f"{self.role} never said {what}, but:\n{self.said()}",
+        )
+        assert heard(self.said()), self.said()
 
     @property
     def alive(self) -> bool:
@@ -95,10 +100,11 @@ class Actor:
 
     def ends(self, patience_s: float = PATIENCE_S) -> int:
         """Wait for its end; its exit status."""
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(patience_s)
-        assert not self.alive, f"{self.log.name} did not end within {patience_s:g} s: {self.said()[-2000:]}"
-        return int(self.process.returncode)
+        status = self.process.wait(patience_s)
+        assert status is not None, (
+            f"{self.log.name} did not end within {patience_s:g} s: {self.said()[-2000:]}"
+        )
+        return status
 
 
 class Cast:

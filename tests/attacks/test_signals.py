@@ -122,7 +122,7 @@ def test_all_are_asked_to_end_while_the_namenode_hangs_and_the_same_commands_go_
     frail.namenode.signal(signal.SIGSTOP)
     try:
         for actor in everybody:
-            actor.says("did not answer in time; trying again")
+            actor.misses_the_store()
         cast.terminate(everybody)
     finally:
         frail.namenode.signal(signal.SIGCONT)

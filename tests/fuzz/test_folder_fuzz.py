@@ -70,7 +70,7 @@ def whole_folder() -> dict[str, bytes]:
     announce_evaluator(store, world.clock, world.me)
     take_office(store, world.clock, world.me, "master", lambda: None, lambda line: None)
     tree: Any = store.home
-    return {path: file.data for path, file in tree._tree.files.items()}
+    return dict(tree._tree.files)
 
 
 WHOLE = whole_folder()

@@ -9,15 +9,13 @@ import argparse
 import atexit
 import getpass
 import json
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +23,7 @@ from xml.sax.saxutils import escape
 
 from tests.hdfs.jars import HadoopMissing, hadoop_jars, require
 from tests.hdfs.service import Service, until
+from tests.support.ports import Ports
 
 _NAMENODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 _DATANODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
@@ -59,7 +58,7 @@ class HdfsCluster:
         atexit.register(self.stop)
         self._heap_mb = heap_mb
         self.user = getpass.getuser()
-        self._reserved = _Ports(self._port_names())
+        self._reserved = Ports(self._port_names())
         self._ports = self._reserved.numbers
         self._configure(tuned, safemode_extension_ms)
         self.namenode = Service("namenode", self._java(_NAMENODE), self.folder)
@@ -241,37 +240,6 @@ def _site(settings: Mapping[str, str]) -> str:
         for name, value in settings.items()
     )
     return f'<?xml version="1.0"?>\n<configuration>\n{properties}</configuration>\n'
-
-
-class _Ports:
-    """Ports that are ours alone, between all test processes of this machine, also while no server listens.
-
-    They are below those that Linux gives to outgoing connections: one of these could take the place of a
-    server that is down for a while.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._held: list[socket.socket] = []
-        free = self._free()
-        self.numbers = {name: next(free) for name in names}
-
-    def _free(self) -> Iterator[int]:
-        for port in random.SystemRandom().sample(range(10_240, 32_768), 1000):
-            reservation = socket.socket(socket.AF_UNIX)
-            try:
-                reservation.bind(f"\0coppice-tests-port-{port}")  # goes when the process does, not a file
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            except OSError:
-                reservation.close()
-                continue
-            self._held.append(reservation)
-            yield port
-
-    def give_back(self) -> None:
-        """Others may have them."""
-        for each in self._held:
-            each.close()
 
 
 def main() -> None:

@@ -96,10 +96,11 @@ class Service:
             process.stdin.close()
 
 
-def until(ready: Callable[[], bool], patience_s: float, complaint: str) -> None:
-    """Look again and again until `ready`; RuntimeError after `patience_s` seconds."""
+def until(ready: Callable[[], bool], patience_s: float, complaint: str | Callable[[], str]) -> None:
+    """Look again and again until `ready`; RuntimeError after `patience_s` seconds, with the complaint."""
     deadline = time.monotonic() + patience_s
     while not ready():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{complaint} within {patience_s:g} s")
+            said = complaint if isinstance(complaint, str) else complaint()
+            raise RuntimeError(f"{said} within {patience_s:g} s")
         time.sleep(0.02)

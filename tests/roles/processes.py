@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coppice.roles.processes import RoleProcess
+
 REPO = Path(__file__).resolve().parents[2]
 DIGITS = REPO / "jobs" / "digits.yaml"
 ROLES = ("master", "outer", "ncs", "evaluator", "evaluator")
@@ -48,7 +50,7 @@ class Harried:
     work: str
     logs: Path
     kills: dict[str, int] = field(default_factory=dict)
-    _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _processes: dict[int, RoleProcess] = field(default_factory=dict)
 
     def run(self, kills: int, seed: int, timeout_s: float) -> bool:
         """Run to the end, killing `kills` times on the way; True: all roles ended with exit status 0."""
@@ -77,10 +79,8 @@ class Harried:
     def _start(self, number: int) -> None:
         role = ROLES[number]
         command = [role, str(self.run_file)] if role == "master" else [role]
-        with (self.logs / f"{number}-{role}.log").open("ab") as log:
-            self._processes[number] = subprocess.Popen(
-                coppice(*command, "--work", self.work), stdout=log, stderr=log, cwd=REPO, env=environment()
-            )
+        log = self.logs / f"{number}-{role}.log"
+        self._processes[number] = RoleProcess([*command, "--work", self.work], log)
 
     def _kill(self, rng: random.Random) -> None:
         """The role that was killed least so far, of those that are running."""

@@ -20,6 +20,7 @@ from coppice.work import names
 from tests.hdfs.cluster import HdfsCluster
 from tests.roles.processes import DIGITS, Harried, coppice, environment, simulate
 from tests.roles.threads import history_of, result_of
+from tests.support.leftovers import descendants
 
 KILLS = 20
 
@@ -100,11 +101,6 @@ def _small(folder: Path) -> Path:
     return path
 
 
-def _children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(line) for line in listed.stdout.split()]
-
-
 def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
     run_file, work = _small(tmp_path), tmp_path / "work"
     process = subprocess.Popen(
@@ -118,7 +114,8 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path)
     while not (work / names.NCS_START).exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    children = [pid for pid in _children(process.pid) if Path(f"/proc/{pid}/cmdline").read_bytes()]
+    roles = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(process.pid)}
+    children = [pid for pid, name in roles.items() if name.startswith("coppice ")]
     assert len(children) == 5
     os.kill(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)

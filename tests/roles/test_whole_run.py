@@ -12,7 +12,7 @@ from coppice.store import Store, open_store
 from coppice.work import names
 from tests.roles.threads import HASTE, history_of, result_of, run_all, small_run
 from tests.support.homes import HomeSpec, over_homes
-from tests.support.standins import CheapScorer
+from tests.support.standins import REFERENCE_ACCURACY, CheapScorer
 
 
 def _memory(name: str) -> Store:
@@ -67,6 +67,33 @@ def test_the_history_does_not_depend_on_who_scores(undisturbed: Store, evaluator
 def test_another_seed_searches_elsewhere(undisturbed: Store) -> None:
     run_all(lambda: _memory("seed8"), small_run(seed=8))
     assert history_of(_memory("seed8"))[2:] != history_of(undisturbed)[2:]
+
+
+def test_the_refinement_has_rounds_of_its_own_and_searches() -> None:
+    refine = {"begin": 90, "until": 106, "iterations": 10}
+    run_all(lambda: _memory("refined"), small_run(refine=refine))
+    result = result_of(_memory("refined"))
+    assert [r["iterations"] for r in result["round_history"]] == [40, 40, 10, 10, 6, 4]
+    assert result["searches"] == 4
+    assert result["evaluations"] == 44
+
+
+def test_best_so_far_keeps_what_is_asked_of_the_result() -> None:
+    """The first round may lose more; what it reaches is no result yet."""
+    run = small_run(
+        rounds={"iterations": 2, "tmax": 60},
+        surgery={"prune_until": 2, "accuracy_drop": 0.03},
+        refine={"begin": 2, "iterations": 58},
+        search={"population": 4, "evaluations": 11, "sigma": 1.0},
+        constraint={"accuracy_drop": 0.0},
+    )
+    run_all(lambda: _memory("lossy"), run)
+    first, last = result_of(_memory("lossy"))["round_history"]
+    assert first["feasible"]
+    assert first["compression"] > 1.0
+    assert first["accuracy"] < REFERENCE_ACCURACY
+    assert first["best_compression"] == 1.0
+    assert last["best_compression"] in (1.0, last["compression"])
 
 
 @pytest.mark.parametrize("method", ["cmaes", "random"])

@@ -22,6 +22,7 @@ from coppice.roles.searcher import ncs
 from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Store
 from coppice.work import names
+from coppice.work.errors import RunFailed
 from coppice.work.presence import Identity
 from tests.support.standins import CheapPruner, CheapScorer
 
@@ -127,6 +128,14 @@ class Crew:
         self.stopping.set()
         if hanging or self.errors:
             raise AssertionError(f"hanging: {hanging}, errors: {self.errors}, said: {self.said[-20:]}")
+
+    def join_failed(self, timeout_s: float = 120.0) -> None:
+        """Wait for the end of a run that failed: whoever is left ends by `RunFailed`."""
+        for thread in self.threads:
+            thread.join(timeout_s)
+        assert not [thread.name for thread in self.threads if thread.is_alive()]
+        assert all(isinstance(error, RunFailed) for error in self.errors.values()), self.errors
+        self.errors.clear()
 
 
 def run_all(open_store: OpenStore, run: RunFile, haste: int = HASTE, **crew: Any) -> Crew:

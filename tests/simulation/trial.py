@@ -55,6 +55,12 @@ class Ending:
         return cls(history_of(store), result_of(store))
 
 
+@cache
+def _places(evaluators: int) -> dict[str, str]:
+    crew = {f"evaluator{i}": "evaluator" for i in range(1, evaluators + 1)}
+    return {"master": "master", "outer": "outer", "ncs": "ncs", **crew}
+
+
 @dataclass
 class Trial:
     """A run with its supervisor, who starts again whatever ends without the run being over."""
@@ -86,8 +92,7 @@ class Trial:
     @property
     def places(self) -> dict[str, str]:
         """Every job of the run: place to role."""
-        crew = {f"evaluator{i}": "evaluator" for i in range(1, self.evaluators + 1)}
-        return {"master": "master", "outer": "outer", "ncs": "ncs", **crew}
+        return _places(self.evaluators)
 
     def start(self, place: str) -> Process:
         """Start a process in one of the run's places."""

@@ -155,6 +155,15 @@ def test_a_server_that_never_answers_is_given_up() -> None:
         over.set()
 
 
+@pytest.mark.parametrize("status", [200, 403])
+def test_an_answer_that_stops_in_its_middle_is_late_and_not_cut(status: int) -> None:
+    half = Reply(status, b'{"FileStat', {"Content-Length": "500"})
+    with fake_server(lambda request: half) as server:
+        store, _ = store_on(server, options="&timeout_s=0.1", patience_s=0.5)
+        with pytest.raises(TransientStoreError, match="did not answer in time"):
+            store.stat("a")
+
+
 def test_a_portal_is_asked_under_its_root_and_its_redirects_followed_untouched() -> None:
     query = "op=CREATE&user.name=root&namenoderpcaddress=hdfs-nn:9000&overwrite=true&odd=%2Fa%20b+c;d"
 

@@ -20,6 +20,8 @@ class Request:
     target: str
     """Path and query as they were sent."""
     body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    """By name in lower case."""
 
     @property
     def path(self) -> str:
@@ -76,10 +78,12 @@ class FakeServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are two writes; the second would wait 40 ms
 
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                request = Request(self.command, self.path, body)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = Request(self.command, self.path, body, headers)
                 fake.requests.append(request)
                 reply = fake.respond(request)
                 if not reply.cut or reply.body:
@@ -93,7 +97,7 @@ class FakeServer:
                 if reply.cut:
                     self.close_connection = True
 
-            do_GET = do_PUT = do_DELETE = handle_any
+            do_GET = do_PUT = do_POST = do_DELETE = handle_any
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

@@ -13,6 +13,15 @@ from xdist.scheduler import LoadScopeScheduling
 LONG = (
     ("tests/simulation/test_campaigns.py",),  # first: all through the others they take the cores' idle time
     ("tests/roles/test_processes.py",),
+    (
+        "tests/registry/test_commands.py",
+        "tests/registry/test_homes.py",
+        "tests/registry/test_ids.py",
+        "tests/registry/test_processes.py",
+        "tests/registry/test_queue.py",
+        "tests/registry/test_records.py",
+        "tests/registry/test_worker.py",
+    ),
     ("tests/attacks/test_signals.py", "tests/attacks/test_double_starts.py"),
     (
         "tests/attacks/test_datanode.py",
@@ -27,9 +36,17 @@ LONG = (
         "tests/store/test_racing.py",
         "tests/store/test_store_contract.py",
         "tests/roles/test_whole_run.py",
+        "tests/status/test_any_store.py",
     ),
     ("tests/roles/test_hdfs_faults.py",),
+    (
+        "tests/status/test_listener.py",
+        "tests/status/test_registry.py",
+        "tests/status/test_roles.py",
+        "tests/status/test_sender.py",
+    ),
     ("tests/attacks/test_failover.py",),
+    ("tests/openpai/test_running.py", "tests/openpai/test_registry.py"),
 )
 """Files that are done in one process, one after the other, and begun in this order; every other file is on
 its own and comes later. Only time depends on this: each process that needs a server starts its own."""

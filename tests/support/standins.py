@@ -99,7 +99,7 @@ class CheapPruner:
             weights_remaining=int(kept.sum()),
             layer_remaining=tuple(int(k) for k in kept),
             accuracy=accuracy,
-            feasible=accuracy >= REFERENCE_ACCURACY - self.run.constraint.accuracy_drop,
+            feasible=accuracy >= REFERENCE_ACCURACY - self.run.accuracy_drop(max(self.iteration - 1, 0)),
         )
         if measure.feasible and (self.best is None or int(kept.sum()) < self.best[0]):
             self.best = (int(kept.sum()), accuracy, [float(c) for c in self.crates])
@@ -156,7 +156,7 @@ class CheapScorer:
         if x.shape != (4, 2) or y.shape != (4,) or reference_accuracy != REFERENCE_ACCURACY:
             raise CoppiceError("the samples are not those that CheapPruner published")
         self._tolerance = array_from_bytes(weights, "weights")
-        self._least = reference_accuracy - run.constraint.accuracy_drop
+        self._least = reference_accuracy - run.accuracy_drop(0)
 
     def score_many(self, solutions: Sequence[Float64s], tick: Tick) -> list[Score]:
         return [self.score(crates, tick) for crates in solutions]

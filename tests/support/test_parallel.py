@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.hdfs.cluster import _Ports
 from tests.support.leftovers import descendants
 from tests.support.parallel import LONG, begin_with, share_of
+from tests.support.ports import Ports
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def test_a_share_is_a_file_or_several_that_belong_together() -> None:
 
 
 def test_no_two_clusters_get_the_same_port() -> None:
-    some = [_Ports([str(number) for number in range(100)]) for _ in range(20)]
+    some = [Ports([str(number) for number in range(100)]) for _ in range(20)]
     numbers = [port for each in some for port in each.numbers.values()]
     for each in some:
         each.give_back()

@@ -1,0 +1,74 @@
+"""Roles as processes of this machine that share what takes longest to load.
+
+To import torch takes a process three seconds of computing. So one process does it, and is forked for each
+role that starts, or starts again (Python's own forkserver; it holds no threads and no GPU when it is forked).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+_PRELOAD = ["coppice.cli", "coppice.pruning.pruner", "coppice.pruning.scoring.fast"]
+_PR_SET_NAME = 15
+_context = multiprocessing.get_context("forkserver")
+
+
+class RoleProcess:
+    """`coppice ARGUMENTS...` in a process of its own, with this one's environment and what is added to
+    it; what it says is added to a log."""
+
+    def __init__(self, arguments: list[str], log: Path, environment: Mapping[str, str] = {}) -> None:
+        _context.set_forkserver_preload(_PRELOAD)
+        told = (arguments, str(log), {**os.environ, **environment})
+        self._process = _context.Process(target=_run, args=told, name=arguments[0])
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid or 0
+
+    def poll(self) -> int | None:
+        """Exit status; below 0: killed by that signal; None: it is running."""
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it is running."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for its end; exit status, None if it runs still."""
+        self._process.join(timeout_s)
+        return self._process.exitcode
+
+
+def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
+    """In a session of its own, so that Ctrl-C reaches only the parent, which then ends it properly."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)  # the server's is that of its first use
+    said = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(said, 2)
+    if sys.platform == "linux":  # for ps and top: all of them have the command line of the one they came from
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, f"coppice {arguments[0]}".encode()[:15])
+    from coppice.cli import main
+
+    sys.argv = ["coppice", *arguments]
+    main(arguments)
