@@ -64,7 +64,7 @@ def run_locally(
     while pruner.iteration < run.rounds.tmax:
         iterations = run.round_of(pruner.iteration)[1] - pruner.iteration
         found = ""
-        if run.searches(pruner.iteration):
+        if pruner.searches():
             searches += 1
             at = time.process_time()
             fitness, told = cut(run, pruner, searches)

@@ -135,7 +135,8 @@ class SurgerySection(TrainingSection):
     refine.begin, if there is one)."""
     accuracy_drop: float | None = Field(default=None, ge=0, le=1)
     """In place of constraint.accuracy_drop until refine.begin: what the refinement wins back may be lost.
-    What keeps only this is no result; where nothing more is found, the dense network is."""
+    What keeps only this is no result: should the refinement not win it back, the smallest network is that
+    kept constraint.accuracy_drop."""
     gamma: float = Field(default=0.0001, ge=0)
     """Masks are updated with probability 1 / (1 + gamma * iteration)."""
     biases: bool = True
@@ -226,6 +227,9 @@ class ConstraintSection(_Section):
     next search may give up only half as much beyond accuracy_drop. Default: accuracy_drop."""
     samples: int = Field(default=500, ge=1, le=MOST)
     """How many training samples are held out for it."""
+    compression: float | None = Field(default=None, gt=1)
+    """Enough: no search cuts to more than so many times fewer parameters (and a tenth more), and none is made
+    while so few are left. Default: as few as can be."""
 
     @model_validator(mode="after")
     def _search_gives_up_more(self) -> ConstraintSection:

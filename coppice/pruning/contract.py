@@ -139,6 +139,10 @@ class Pruner(Protocol):
         """The held-out samples that solutions are scored on: x float32 (n, ...), y int64 (n,)."""
         ...
 
+    def searches(self) -> bool:
+        """Whether the round that begins now begins with a search and a cut."""
+        ...
+
     def weights(self) -> bytes:
         """All current weights (cut ones with the values they have by now), safetensors."""
         ...
@@ -163,7 +167,8 @@ class Pruner(Protocol):
     def measure(self, tick: Tick) -> Measure:
         """The masked network on the held-out samples; remembers it if it is the best feasible one so far
         (fewest parameters, then highest accuracy). One that is not feasible may be given up: then the
-        next cut begins at the best one."""
+        next cut begins at the best one. Feasible: it loses no more than it may by now, which until a
+        refinement may be more than a result may lose (`RunFile.accuracy_drop`)."""
         ...
 
     def loss(self) -> float:
@@ -171,8 +176,8 @@ class Pruner(Protocol):
         ...
 
     def finish(self, tick: Tick) -> Outcome:
-        """Take the best feasible network that `measure` remembered (the dense one if none) and read the
-        test set, once."""
+        """Take the best network that `measure` remembered and that keeps the run's constraint (the dense one
+        if none does) and read the test set, once."""
         ...
 
     def checkpoint(self) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -99,7 +99,8 @@ class TorchPruner:
         self.limits: tuple[float, ...] | None = None  # thresholds; none before the first cut
         self.reference: Tensors = {}
         self._teacher: Teacher | None = None
-        self.best: Best | None = None
+        self.best: Best | None = None  # of those that may be gone on from
+        self.result: Best | None = None  # of those that keep the run's constraint
         self.boldness = 1.0  # of searches: how much of what search_drop adds they may give up
         self.mean_loss = torch.zeros((), device=self._device)
         self.losses = 0
@@ -124,6 +125,13 @@ class TorchPruner:
     def samples(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """See `Pruner.samples`."""
         return self._samples
+
+    def searches(self) -> bool:
+        """See `Pruner.searches`."""
+        enough = self.run.constraint.compression
+        if enough is not None and self._total() / max(1, self._remaining()) >= enough:
+            return False
+        return self.run.searches(self.iteration)
 
     def weights(self) -> bytes:
         """See `Pruner.weights`; beside them the layers' masks, how much accuracy a solution may lose, and
@@ -179,23 +187,20 @@ class TorchPruner:
         errors = count_errors(self.model, self._held_x, self._held_y, tick)
         samples = len(self._held_y)
         kept = count_kept(self.masks)
-        total = sum(value.numel() for value in self.sgd.values.values())
-        cut = sum(self.masks[name].numel() - count for name, count in kept.items())
         in_layers = tuple(kept[layer.weight] for layer in self.found)
         accuracy = (samples - errors) / samples
         measure = Measure(
-            parameters_total=total,
-            parameters_remaining=total - cut,
+            parameters_total=self._total(),
+            parameters_remaining=self._remaining(kept),
             weights_total=sum(self.masks[layer.weight].numel() for layer in self.found),
             weights_remaining=sum(in_layers),
             layer_remaining=in_layers,
             accuracy=accuracy,
             feasible=self._keeps(accuracy, max(self.iteration - 1, 0)),
         )
+        self._remember(measure)
         if measure.feasible:
             self.boldness = min(1.0, self.boldness * _BOLDER)
-            if self.best is None or self.best.beaten_by(measure):
-                self._keep_best(measure)
         elif self.run.searches(self.iteration):
             self.boldness = max(_SHYEST, self.boldness * _SHYER)
             self._go_back()
@@ -211,7 +216,7 @@ class TorchPruner:
         each layer's smallest weight.
         """
         self._go_back()
-        if self.best is not None and not self._keeps(self.best.measure.accuracy, self.iteration):
+        if self.best is not self.result:
             self.best = None
         for name, mask in self.masks.items():
             self.sgd.values[name].mul_(mask)
@@ -221,8 +226,8 @@ class TorchPruner:
                 self._size_below(layer, _FIRST_CUT, limit) / CUT_BELOW
                 for layer, limit in zip(self.found, self.limits, strict=True)
             )
-        if self.best is not None:
-            self._keep_best(self.best.measure)  # as it is now: a cut that is not repaired comes back to it
+        if self.best is not None:  # as it is now: a cut that is not repaired comes back to it
+            self.best = self.result = self._as_it_is(self.best.measure)
         self.boldness = 1.0
 
     def _size_below(self, layer: PrunableLayer, share: float, otherwise: float) -> float:
@@ -242,7 +247,7 @@ class TorchPruner:
 
     def finish(self, tick: Tick) -> Outcome:
         """See `Pruner.finish`."""
-        best = self.best or self._dense(tick)
+        best = self.result or self._dense(tick)
         test_x, test_y = to_device(*self._test, self._device)
         model = self._copy_of_reference()
         reference_errors = count_errors(model, test_x, test_y, tick)
@@ -278,6 +283,14 @@ class TorchPruner:
         """The network's parameters (as they learn, not masked) and buffers."""
         return {name: self.sgd.values.get(name, tensor) for name, tensor in model_tensors(self.model).items()}
 
+    def _total(self) -> int:
+        return sum(value.numel() for value in self.sgd.values.values())
+
+    def _remaining(self, kept: Mapping[str, int] | None = None) -> int:
+        """Parameters that are not cut; `kept`: those of the masks, if they are counted already."""
+        kept = count_kept(self.masks) if kept is None else kept
+        return self._total() - sum(self.masks[name].numel() - count for name, count in kept.items())
+
     def _spreads(self) -> list[Spread]:
         return [spread(self.sgd.values[layer.weight]) for layer in self.found]
 
@@ -293,7 +306,7 @@ class TorchPruner:
         self.losses = 0
 
     def _dense(self, tick: Tick) -> Best:
-        total = sum(value.numel() for value in self.sgd.values.values())
+        total = self._total()
         in_layers = tuple(self.sgd.values[layer.weight].numel() for layer in self.found)
         weights = sum(in_layers)
         measure = Measure(total, total, weights, weights, in_layers, self.reference_accuracy, True)
@@ -347,10 +360,21 @@ class TorchPruner:
     def _operated(self, name: str, limit: float) -> torch.Tensor:
         return operate(self.masks[name], self.sgd.values[name].abs(), limit)
 
-    def _keep_best(self, measure: Measure) -> None:
+    def _remember(self, measure: Measure) -> None:
+        """As the best to go on from, and as the result, if it is."""
+        drop = self.run.constraint.accuracy_drop
+        fit = keeps(measure.accuracy, self.reference_accuracy, drop, len(self._held_y))
+        is_best = measure.feasible and (self.best is None or self.best.beaten_by(measure))
+        is_result = fit and (self.result is None or self.result.beaten_by(measure))
+        if is_best or is_result:
+            now = self._as_it_is(measure)
+            self.best = now if is_best else self.best
+            self.result = now if is_result else self.result
+
+    def _as_it_is(self, measure: Measure) -> Best:
         values = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
         masks = {name: mask.clone() for name, mask in self.masks.items()}
-        self.best = Best(measure, self.crates.copy(), self.limits, values, masks)
+        return Best(measure, self.crates.copy(), self.limits, values, masks)
 
     def _go_back(self) -> None:
         """To the best feasible network, if there is one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
@@ -12,14 +12,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from coppice.errors import CoppiceError
-from coppice.pruning.best import best_from
+from coppice.pruning.best import Best, best_from
 from coppice.pruning.tensors import Tensors, model_tensors, pack, unpack
 from coppice.runfile import RunFile
 
 if TYPE_CHECKING:
     from coppice.pruning.pruner import TorchPruner
 
-_VERSION = 3
+_VERSION = 4
+_BEST: Literal["best"] = "best"
+"""In place of the result: it is the best network."""
 _Count = Annotated[int, Field(ge=0, lt=10**15)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -53,6 +55,7 @@ class _Info(TypedDict):
     meant: _Count
     boldness: Annotated[float, Field(gt=0, le=1)]
     best: _BestInfo | None
+    result: _BestInfo | Literal["best"] | None
 
 
 _INFO = TypeAdapter(_Info)
@@ -67,6 +70,7 @@ def identity(run: RunFile) -> str:
 def save_state(pruner: TorchPruner) -> bytes:
     """Everything, to the bit; equal states give equal bytes."""
     best = pruner.best
+    result = None if pruner.result is best else pruner.result
     groups: dict[str, Tensors] = {
         "value": pruner.sgd.values,
         "momentum": pruner.sgd.momentum,
@@ -76,6 +80,8 @@ def save_state(pruner: TorchPruner) -> bytes:
         "reference": pruner.reference,
         "best": {} if best is None else best.values,
         "best_mask": {} if best is None else best.masks,
+        "result": {} if result is None else result.values,
+        "result_mask": {} if result is None else result.masks,
     }
     tensors = {f"{group}.{name}": tensor for group, held in groups.items() for name, tensor in held.items()}
     tensors["mean_loss"] = pruner.mean_loss
@@ -91,6 +97,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "meant": pruner.sgd.meant,
         "boldness": pruner.boldness,
         "best": None if best is None else best.info(),
+        "result": result.info() if result is not None else None if pruner.result is None else _BEST,
     }
     return pack(tensors, info)
 
@@ -117,13 +124,14 @@ def load_state(pruner: TorchPruner, content: bytes, device: torch.device) -> Non
     }
     for group, expected in own.items():
         _same(group, groups.get(group, {}), expected)
-    for group in ("reference", "best"):
+    for group in ("reference", "best", "result"):
         if group in groups:
             _same(group, groups[group], model_tensors(pruner.model))
     if "mean" in groups:
         _same("mean", groups["mean"], pruner.sgd.values)
-    if "best_mask" in groups:
-        _same("best_mask", groups["best_mask"], pruner.masks)
+    for group in ("best_mask", "result_mask"):
+        if group in groups:
+            _same(group, groups[group], pruner.masks)
     _same("mean_loss", groups.get("mean_loss", {}), {"": pruner.mean_loss})
     _fill(pruner, groups, _checked(pruner, groups, info))
 
@@ -134,10 +142,12 @@ def _checked(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, ob
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise CoppiceError(f"checkpoint: {key} is not as it was saved; start the run with --fresh") from error
-    best, layers = numbers["best"], len(pruner.found)
+    layers = len(pruner.found)
     listed = [numbers["crates"], numbers["limits"]]
-    if best is not None:
-        listed += [best["crates"], best["limits"], [*best["measure"]["layer_remaining"]]]
+    networks = {"best": numbers["best"], "result": _apart(numbers)}
+    for kept in networks.values():
+        if kept is not None:
+            listed += [kept["crates"], kept["limits"], [*kept["measure"]["layer_remaining"]]]
     if any(each is not None and len(each) != layers for each in listed):
         raise CoppiceError(f"checkpoint: not of a network with {layers} layers; another network?")
     if (numbers["reference_accuracy"] is None) != (numbers["reference_left"] > 0):
@@ -148,9 +158,17 @@ def _checked(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, ob
         raise CoppiceError("checkpoint: the reference is missing in it; start the run with --fresh")
     if (numbers["meant"] > 0) != ("mean" in groups):
         raise CoppiceError("checkpoint: the mean of the weights is missing in it; start the run with --fresh")
-    if best is not None and not {"best", "best_mask"} <= groups.keys():
+    for name, kept in networks.items():
+        if kept is not None and not {name, f"{name}_mask"} <= groups.keys():
+            raise CoppiceError(f"checkpoint: the {name} network is missing in it; start the run with --fresh")
+    if numbers["result"] == _BEST and numbers["best"] is None:
         raise CoppiceError("checkpoint: the best network is missing in it; start the run with --fresh")
     return numbers
+
+
+def _apart(numbers: _Info) -> _BestInfo | None:
+    """The result, where it is not the best network."""
+    return None if numbers["result"] == _BEST else numbers["result"]
 
 
 def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
@@ -172,9 +190,12 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
     pruner.limits = None if info["limits"] is None else tuple(info["limits"])
     pruner.losses = info["losses"]
     pruner.boldness = info["boldness"]
-    pruner.best = (
-        None if info["best"] is None else best_from(info["best"], groups["best"], groups["best_mask"])
-    )
+    pruner.best = _network(info["best"], groups, "best")
+    pruner.result = pruner.best if info["result"] == _BEST else _network(_apart(info), groups, "result")
+
+
+def _network(info: _BestInfo | None, groups: dict[str, Tensors], group: str) -> Best | None:
+    return None if info is None else best_from(info, groups[group], groups[f"{group}_mask"])
 
 
 def _buffers(pruner: TorchPruner) -> Tensors:

@@ -128,12 +128,12 @@ class _Evaluator:
             before = self.generation
             tokens = self._look()
             if self.generation != before:
-                if backoff.waited_s:
+                if dear and backoff.waited_s:
                     rhythm.add(backoff.waited_s)
                 backoff.reset()  # whoever came too late for this generation must not for the next
             self.busy = tokens is not None and bool(tokens.waiting)
             if tokens is not None and self._score_some(tokens):
-                backoff.reset(rhythm.head_start_s if dear else 0.0)
+                backoff.reset(rhythm.head_start_s, rhythm.first_s)
                 continue
             backoff.pause()
 

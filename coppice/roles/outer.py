@@ -229,7 +229,7 @@ class _Outer:
     def do_round(self, number: int, iterations: int) -> None:
         if self.progress.until is None:
             end = self.pruner.iteration + iterations
-            if self.run.searches(self.pruner.iteration):
+            if self.pruner.searches():
                 self.search()
             self.progress.until = end
             self.save()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from statistics import median
 
 from coppice.clock import Clock
 
@@ -16,17 +17,18 @@ class Backoff:
     ) -> None:
         self._clock = clock
         self._rng = rng
-        self._first_s = first_s
+        self._shortest_s = first_s
         self._longest_s = longest_s
         self._next_s = first_s
         self._head_start_s = 0.0
         self.waited_s = 0.0
         """Since the last `reset`."""
 
-    def reset(self, head_start_s: float = 0.0) -> None:
-        """Something happened: start afresh; nothing is expected to happen again before `head_start_s`."""
+    def reset(self, head_start_s: float = 0.0, first_s: float = 0.0) -> None:
+        """Something happened: start afresh; nothing is expected to happen again before `head_start_s`, and
+        then not to the second: pauses grow from `first_s`, if that is more than they begin with otherwise."""
         self._head_start_s = head_start_s
-        self._next_s = self._first_s
+        self._next_s = max(self._shortest_s, first_s)
         self.waited_s = 0.0
 
     def pause(self) -> None:
@@ -52,11 +54,18 @@ class Rhythm:
         self._last.append(waited_s)
 
     @property
+    def _known(self) -> bool:
+        return len(self._last) == self._last.maxlen
+
+    @property
     def head_start_s(self) -> float:
         """A little less than the shortest of the last waits; 0 until there are five, at most a second."""
-        if len(self._last) < (self._last.maxlen or 0):
-            return 0.0
-        return min(1.0, 0.8 * min(self._last))
+        return min(1.0, 0.8 * min(self._last)) if self._known else 0.0
+
+    @property
+    def first_s(self) -> float:
+        """A first pause that is short beside the waits: an eighth of their median; 0 until there are five."""
+        return min(0.25, median(self._last) / 8) if self._known else 0.0
 
 
 class Every:

@@ -137,6 +137,25 @@ def test_the_verdict_is_the_plain_scorers(network: str, seed: int) -> None:
     assert exact.score_many(crates, no_tick) == expected
 
 
+def test_what_is_smaller_than_it_need_be_is_infeasible_by_how_much() -> None:
+    allowed = SAMPLES // 2
+    plain = PlainScorer(reference_of("mlp", 2, allowed))
+    fast = FastScorer(reference_of("mlp", 2, allowed))
+    crates = solutions(plain.layers, 12, 2)
+    total = plain._reference.total
+    kept = [round(total * s.fitness) if s.feasible else None for s in plain.score_many(crates, no_tick)]
+    least = int(np.median([each for each in kept if each]))
+    for scorer in (plain, fast):
+        scorer._reference.least = least
+    scores = plain.score_many(crates, no_tick)
+    for score, remaining in zip(scores, kept, strict=True):
+        if remaining is not None:
+            assert score.feasible == (remaining >= least)
+            expected = remaining / total if score.feasible else 1 + (least - remaining) / least
+            assert score.fitness == pytest.approx(expected)
+    assert [verdict(s) for s in fast.score_many(crates, no_tick)] == [verdict(s) for s in scores]
+
+
 @pytest.mark.parametrize("network", ["mlp", "lenet", "normed", "shared"])
 def test_many_in_one_pass_say_the_same(network: str) -> None:
     reference = reference_of(network, 2)
@@ -283,18 +302,18 @@ def test_doubts_are_settled_only_where_the_verdict_hangs_on_them() -> None:
     assert judgement.doubtful.tolist() == [1]
     judgement.settle(judgement.doubtful, np.array([True]))
     assert judgement.certain
-    assert verdict(judgement.score(5, 10)) == (1 + (6 - 4 + 1) / 6, False)
+    assert verdict(judgement.score(5, 10, 0)) == (1 + (6 - 4 + 1) / 6, False)
     calm = Judgement(samples=4, allowed=2, accuracy=False)
     calm.take(np.array([2, 0, 2], np.int8))
     assert not calm.certain
     calm.take(np.array([0], np.int8))
     assert calm.certain
     assert not len(calm.doubtful)
-    assert calm.score(5, 10) == Score(0.5, True, None)
+    assert calm.score(5, 10, 0) == Score(0.5, True, None)
     asked = Judgement(samples=2, allowed=2, accuracy=True)
     asked.take(np.array([2, 0], np.int8))
     asked.settle(asked.doubtful, np.array([True]))
-    assert asked.score(5, 10) == Score(0.5, True, 0.5)
+    assert asked.score(5, 10, 0) == Score(0.5, True, 0.5)
 
 
 @pytest.mark.parametrize("crates", [[0.0], [0, float("nan"), 0]])

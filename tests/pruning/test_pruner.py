@@ -488,3 +488,23 @@ def test_a_whole_small_run_prunes() -> None:
     assert local.outcome.measure.feasible
     assert local.outcome.pruned_accuracy > 0.8
     assert digest(run_locally(run).outcome.model) == digest(local.outcome.model)
+
+
+def test_it_searches_until_the_network_is_small_enough() -> None:
+    pruner = TorchPruner(small(constraint={"compression": 5.0}))
+    pruner.train_reference(120, no_tick)
+    assert pruner.searches()
+    pruner.apply(np.full(3, 0.3), 0.5)
+    assert 1 < pruner.measure(no_tick).compression < 5
+    assert pruner.searches()
+    pruner.apply(np.full(3, 1.5), 0.5)
+    assert pruner.measure(no_tick).compression >= 5
+    assert not pruner.searches()
+
+
+def test_a_run_ends_with_the_compression_asked_for_and_not_much_more() -> None:
+    every = run_locally(small())
+    asked = 2.0
+    run = run_locally(small(constraint={"compression": asked}))
+    assert run.searches < every.searches
+    assert asked <= run.outcome.measure.compression < 1.5 * asked

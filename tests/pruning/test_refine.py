@@ -146,6 +146,26 @@ def test_a_network_that_loses_too_much_is_gone_on_from_but_is_no_result(drop: fl
     assert (pruner.finish(no_tick).measure.compression > 1.0) == kept
 
 
+def test_what_the_refinement_does_not_win_back_leaves_an_earlier_network_as_the_result() -> None:
+    run = refined(refine={"search_drop": 0.2})
+    pruner = TorchPruner(run)
+    pruner.train_reference(120, no_tick)
+    for crates, until in ((0.2, 30), (1.8, 40)):
+        pruner.apply(np.full(3, crates), 0.5)
+        pruner.train(until - pruner.iteration, no_tick)
+        pruner.measure(no_tick)
+    assert pruner.best is not None
+    assert pruner.result is not None
+    small, safe = pruner.best.measure, pruner.result.measure
+    assert small.parameters_remaining < safe.parameters_remaining
+    assert small.accuracy < pruner.reference_accuracy - 0.2 <= safe.accuracy
+    again = TorchPruner(run)
+    again.restore(pruner.checkpoint())
+    assert again.checkpoint() == pruner.checkpoint()
+    for each in (pruner, again):
+        assert each.finish(no_tick).measure == safe
+
+
 def test_masks_change_in_it_and_stay_after_it() -> None:
     pruner = polished(refined(constraint={"accuracy_drop": 0.6}, refine={"search_drop": 0.6}))
     kept = []

@@ -93,7 +93,8 @@ class FastScorer:
             self._known = kept
         judgements = self._judge([limits[i] for i in new.values()], [cuts[i] for i in new.values()], tick)
         for (name, i), judgement in zip(new.items(), judgements, strict=True):
-            self._known[name] = judgement.score(self._remaining(cuts[i]), self._reference.total)
+            remaining = self._remaining(cuts[i])
+            self._known[name] = judgement.score(remaining, self._reference.total, self._reference.least)
         return [self._known[name] for name in cut_names]
 
     def _remaining(self, cuts: Sequence[LayerCut]) -> int:

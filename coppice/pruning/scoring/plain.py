@@ -51,7 +51,9 @@ class PlainScorer:
             wrong.append(self.wrong(begin))
         errors = torch.cat(wrong).nonzero()[:, 0].cpu().numpy()
         accuracy = (samples - len(errors)) / samples
-        return score_of(errors, reference.allowed, samples, remaining, reference.total, accuracy)
+        return score_of(
+            errors, reference.allowed, samples, remaining, reference.total, accuracy, reference.least
+        )
 
     def cut(self, limits: tuple[float, ...]) -> Masks:
         """Show the network as it is when cut at these thresholds; its masks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ from coppice.pruning.published import unpack_published
 from coppice.pruning.scoring.verdict import hardest_first
 from coppice.runfile import RunFile
 
+BEYOND = 1.1
+"""How many times beyond the compression that is asked for a cut may go: a search that had to meet it exactly
+would find nothing."""
+
 
 @dataclass
 class Reference:
@@ -37,6 +42,8 @@ class Reference:
     """int64 (n,)."""
     allowed: int
     """The most errors on them that are feasible."""
+    enough: float | None = None
+    """How many times fewer parameters are asked for, if not as few as can be."""
 
     def __post_init__(self) -> None:
         self.parameters = dict(self.model.named_parameters())
@@ -50,6 +57,8 @@ class Reference:
         self.total = sum(parameter.numel() for parameter in self.parameters.values())
         self.fixed = self.total - sum(value.numel() for value in self.weights.values())
         """Parameters that no solution cuts."""
+        self.least = 0 if self.enough is None else math.ceil(self.total / (self.enough * BEYOND))
+        """The fewest parameters that are feasible."""
         self._magnitudes = {layer.weight: self.weights[layer.weight].abs() for layer in self.found}
 
     @classmethod
@@ -75,7 +84,9 @@ class Reference:
         drop = run.search_drop(0, 1.0) if published.drop is None else published.drop
         allowed = allowed_errors(reference_accuracy, drop, len(y))
         masks = {name: mask.to(place) for name, mask in published.masks.items()}
-        reference = cls(model.to(place).eval(), found, masks, *to_device(x, y, place), allowed)
+        reference = cls(
+            model.to(place).eval(), found, masks, *to_device(x, y, place), allowed, run.constraint.compression
+        )
         order = published.order
         if order is None:
             reference.show(reference.masks)

@@ -67,12 +67,12 @@ class Judgement:
             return not unseen
         return self._errors > self._allowed or self._errors + self._doubts + unseen <= self._allowed
 
-    def score(self, remaining: int, total: int) -> Score:
-        """The verdict; `remaining` of `total` parameters stay."""
+    def score(self, remaining: int, total: int, least: int) -> Score:
+        """The verdict; `remaining` of `total` parameters stay, and no fewer than `least` shall."""
         samples = len(self._codes)
         accuracy = (samples - self._errors) / samples if self._accuracy else None
         wrong = np.flatnonzero(self._codes[: self.seen] == WRONG)
-        return score_of(wrong, self._allowed, samples, remaining, total, accuracy)
+        return score_of(wrong, self._allowed, samples, remaining, total, accuracy, least)
 
 
 def codes(logits: torch.Tensor, right: torch.Tensor, classes: int) -> torch.Tensor:
@@ -91,7 +91,13 @@ def codes(logits: torch.Tensor, right: torch.Tensor, classes: int) -> torch.Tens
 
 
 def score_of(
-    errors: Int64s, allowed: int, samples: int, remaining: int, total: int, accuracy: float | None
+    errors: Int64s,
+    allowed: int,
+    samples: int,
+    remaining: int,
+    total: int,
+    accuracy: float | None,
+    least: int = 0,
 ) -> Score:
     """The score of a network that keeps `remaining` of `total` parameters.
 
@@ -100,8 +106,11 @@ def score_of(
 
     Feasible: the fraction of the parameters that remain; above 0 even for a network cut to nothing.
     Infeasible: 1 + the fraction of samples that were left at the first error too many, itself among them: in
-    (1, 2], the more the worse.
+    (1, 2], the more the worse. Where fewer parameters remain than the `least` that shall: 1 + the fraction of
+    these that are missing, whatever the errors.
     """
+    if remaining < least:
+        return Score(1.0 + (least - remaining) / least, False, accuracy)
     if len(errors) <= allowed:
         return Score(max(remaining, 1) / total, True, accuracy)
     return Score(1.0 + (samples - int(errors[allowed])) / samples, False, accuracy)
