@@ -68,7 +68,7 @@ class Harried:
                     return True
                 if sum(self.kills.values()) < kills and time.monotonic() >= next_kill:
                     self._kill(rng)
-                    next_kill = time.monotonic() + rng.uniform(0.3, 2.2)
+                    next_kill = time.monotonic() + rng.uniform(0.3, 1.8)
                 time.sleep(0.02)
             return False
         finally:
