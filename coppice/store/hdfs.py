@@ -257,8 +257,11 @@ class HdfsHome(Home):
             try:
                 self._ask(lambda client: client.instrumentation())
                 self._found_httpfs(True)
-            except TransientStoreError:
-                raise
+            except TransientStoreError as error:
+                # It has asked its machine whether we are one of its administrators.
+                if "No groups found" not in str(error):
+                    raise
+                self._found_httpfs(True)
             except StoreError as error:
                 self._found_httpfs("IllegalArgumentException" not in str(error))
         return bool(self._httpfs)

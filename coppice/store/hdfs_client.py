@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 import requests
-from hdfs.client import InsecureClient, TokenClient
+from hdfs.client import Client, InsecureClient, TokenClient
 from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
 
 from coppice.store.errors import PermanentStoreError, StoreError, TransientStoreError
 from coppice.store.hdfs_address import STANDARD_API, HdfsAddress
@@ -99,10 +101,14 @@ class _Careful:
             headers = {"Content-Type": "application/octet-stream"}
             try:
                 location = requests.compat.urljoin(reply.url, reply.headers["location"])
-                request = requests.Request(method, location, headers=headers, data=data).prepare()
+                server = "/".join(location.split("/", 3)[:3])
+                # A DataNode is content with what the NameNode has put into the Location; an HttpFS, which
+                # sends us to itself, wants to know again who we are.
+                who = (session.auth, session.cookies) if server == self.server else (None, None)
+                asked = requests.Request(method, location, headers, data=data, auth=who[0], cookies=who[1])
+                request = asked.prepare()
             except (requests.RequestException, ValueError):
                 raise _leads_nowhere(what, self.server) from None
-            server = "/".join(location.split("/", 3)[:3])
             self.calls.count(_DATANODE)
             try:
                 reply.content  # noqa: B018 - read to its end, so that the connection is kept
@@ -167,6 +173,32 @@ class _TokenClient(_Careful, TokenClient):  # type: ignore[misc]
     pass
 
 
+class _KerberosClient(_Careful, Client):  # type: ignore[misc]
+    pass
+
+
+class _Kerberos(AuthBase):
+    """A handshake of its own for each request.
+
+    The package's `KerberosClient` has all threads share one, where two that greet a server at once take each
+    other's answers. A server that knows us by its cookie asks for none.
+    """
+
+    def __init__(self) -> None:
+        """Raises `PermanentStoreError` where the packages are not installed."""
+        try:
+            from requests_kerberos import OPTIONAL, HTTPKerberosAuth
+        except ImportError as error:
+            raise PermanentStoreError(
+                "auth=kerberos needs more packages: pip install 'coppice[kerberos]', then kinit"
+            ) from error
+        self._handshake = partial(HTTPKerberosAuth, mutual_authentication=OPTIONAL)
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        prepared: requests.PreparedRequest = self._handshake()(request)
+        return prepared
+
+
 def open_client(address: HdfsAddress, server: str, calls: Calls, connections: int) -> Any:
     """A client for one server of `address`, keeping up to `connections` connections open.
 
@@ -182,17 +214,8 @@ def open_client(address: HdfsAddress, server: str, calls: Calls, connections: in
     elif address.user is not None:
         client = _UserClient(server, user=address.user, **common)
     else:
-        client = _kerberos_class()(server, mutual_auth="OPTIONAL", **common)
+        session.auth = _Kerberos()
+        client = _KerberosClient(server, **common)
     client.server, client.address, client.calls = server, address, calls
     client.data_at_once = bool(address.httpfs)
     return client
-
-
-def _kerberos_class() -> Any:
-    try:
-        from hdfs.ext.kerberos import KerberosClient
-    except ImportError as error:
-        raise PermanentStoreError(
-            "auth=kerberos needs more packages: pip install 'coppice[kerberos]', then kinit"
-        ) from error
-    return type(KerberosClient)("_KerberosClient", (_Careful, KerberosClient), {})

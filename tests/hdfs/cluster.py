@@ -185,8 +185,7 @@ class HdfsCluster:
         }
         if tuned:
             hdfs["dfs.client.block.write.locateFollowingBlock.initial.delay.ms"] = "10"
-        httpfs = {"httpfs.http.port": str(ports["httpfs"]), "httpfs.http.hostname": "127.0.0.1"}
-        for name, settings in (("core", core), ("hdfs", hdfs), ("httpfs", httpfs)):
+        for name, settings in (("core", core), ("hdfs", hdfs), ("httpfs", self._httpfs_settings())):
             (conf / f"{name}-site.xml").write_text(_site(settings))
 
     def _namenode_settings(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -197,6 +196,9 @@ class HdfsCluster:
             "dfs.namenode.rpc-address": f"127.0.0.1:{ports['rpc']}",
             "dfs.namenode.http-address": f"127.0.0.1:{ports['http']}",
         }
+
+    def _httpfs_settings(self) -> dict[str, str]:
+        return {"httpfs.http.port": str(self._ports["httpfs"]), "httpfs.http.hostname": "127.0.0.1"}
 
     def _hdfs_is_ready(self) -> bool:
         if not (self.namenode.running and self.datanode.running):

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 import pytest
+from requests import PreparedRequest
+from requests.auth import AuthBase
 
 from coppice.store import PermanentStoreError, Retry, Store, StoreError, TransientStoreError, open_store
 from coppice.store.hdfs import HdfsHome
@@ -295,3 +297,46 @@ def test_an_httpfs_that_was_not_announced_is_recognised() -> None:
         assert store.create("a", b"content")
         created = server.requests[3]
         assert (created.query["data"], created.body) == ("true", b"content")
+
+
+def test_an_httpfs_that_does_not_know_our_groups_is_recognised() -> None:
+    def httpfs(request: Request) -> Reply:
+        if request.operation == "INSTRUMENTATION":
+            return refuses("IOException", "No groups found for user anna", 500)
+        return says({"boolean": True}) if request.operation == "RENAME" else refuses("FileNotFoundException")
+
+    with fake_server(httpfs) as server:
+        assert open_store(f"webhdfs://anna@{server.host}/work", clock=FakeClock()).rename("a", "b")
+
+
+class _Ticket(AuthBase):
+    """Stands in for the handshake, which wants a KDC (see tests/hdfs/kerberos.py)."""
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        request.headers["Authorization"] = "Negotiate ticket"
+        return request
+
+
+def test_only_the_server_that_was_asked_sees_who_we_are_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coppice.store.hdfs_client._Kerberos", _Ticket)
+
+    def redirects(request: Request) -> Reply:
+        if request.headers.get("authorization") != "Negotiate ticket":
+            return Reply(401, headers={"WWW-Authenticate": "Negotiate"})
+        if request.operation in ("RENAME", "MKDIRS", "DELETE"):
+            return says({"boolean": True})
+        if request.operation != "CREATE":
+            return refuses("FileNotFoundException", status=404)
+        if "data" in request.query:
+            return Reply(201)
+        to = other.host if "elsewhere" in request.path else server.host
+        return Reply(307, headers={"Location": f"http://{to}{request.target}&data=true"})
+
+    with fake_server(redirects) as server, fake_server(lambda request: Reply(201)) as other:
+        store = open_store(f"webhdfs://{server.host}/work?auth=kerberos&httpfs=0", clock=FakeClock())
+        assert store.create("a", b"content")
+        assert b"content" in [request.body for request in server.requests]
+        store = open_store(f"webhdfs://{server.host}/elsewhere?auth=kerberos&httpfs=0", clock=FakeClock())
+        assert store.create("a", b"content")
+        assert [request.body for request in other.requests] == [b"content"]
+        assert "authorization" not in other.requests[0].headers
