@@ -15,9 +15,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo 'make run    prune a small network with four kinds of processes on this machine (3 minutes)'
-	@echo 'make test   lint, types and all tests, on a real HDFS and RabbitMQ too (20 minutes)'
+	@echo 'make test   lint, types and all tests, on a real HDFS and RabbitMQ too (15 minutes)'
 	@echo 'make check  lint and types only'
-	@echo 'make crash-points            kill each role at each of its store operations (2 minutes)'
+	@echo 'make crash-points            kill each role at each of its store operations (some minutes)'
 	@echo 'make schedules N=10000 FROM=0   whole runs under seeded faults (20 minutes)'
 	@echo 'make hdfs   start a real HDFS on this machine to play with'
 	@echo 'make clean  remove what the above have made'
