@@ -156,8 +156,8 @@ class Pruner(Protocol):
         ...
 
     def apply(self, crates: Float64s, fitness: float) -> None:
-        """Cut by the crates that a search found; one that found nothing feasible (fitness > 1) cuts nothing,
-        and surgery rests until the next."""
+        """Cut by the crates that a search found; a search that found nothing feasible (fitness > 1)
+        changes nothing."""
         ...
 
     def train(self, iterations: int, tick: Tick) -> None:

@@ -97,7 +97,6 @@ class TorchPruner:
         self.sgd = MaskedSGD(self.model)
         self.masks = open_masks(self.found, self.sgd.values)
         self.limits: tuple[float, ...] | None = None  # thresholds; none before the first cut
-        self.rests = False  # masks stay until the next cut
         self.reference: Tensors = {}
         self._teacher: Teacher | None = None
         self.best: Best | None = None  # of those that may be gone on from
@@ -161,9 +160,7 @@ class TorchPruner:
         crates = np.array(crates, dtype=np.float64)
         if crates.shape != self.crates.shape or not np.isfinite(crates).all():
             raise CoppiceError(f"expected {len(self.crates)} finite crates, found {crates!r:.100}")
-        # Even uncut it loses too much: surgery at the thresholds in force would cut on. It is to recover.
-        self.rests = not fitness <= 1.0
-        if self.rests:
+        if not fitness <= 1.0:
             return
         self.crates = crates
         self.limits = thresholds(self._spreads(), crates)
@@ -347,7 +344,7 @@ class TorchPruner:
 
     def _operate(self, iteration: int) -> None:
         """Surgery on each layer's mask with probability 1 / (1 + gamma * iteration)."""
-        if self.limits is None or self.rests:
+        if self.limits is None:
             return
         draws = generator(self.run.seed, Purpose.MASKS, iteration).random(len(self.found))
         chance = 1.0 / (1.0 + self.run.surgery.gamma * iteration)

@@ -51,7 +51,6 @@ class _Info(TypedDict):
     reference_accuracy: _Share | None
     crates: list[_Number]
     limits: list[_Number] | None
-    rests: bool
     losses: _Count
     meant: _Count
     boldness: Annotated[float, Field(gt=0, le=1)]
@@ -94,7 +93,6 @@ def save_state(pruner: TorchPruner) -> bytes:
         "reference_accuracy": None if pruner.reference_left else pruner.reference_accuracy,
         "crates": pruner.crates.tolist(),
         "limits": None if pruner.limits is None else list(pruner.limits),
-        "rests": pruner.rests,
         "losses": pruner.losses,
         "meant": pruner.sgd.meant,
         "boldness": pruner.boldness,
@@ -190,7 +188,6 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
     pruner.reference_accuracy = float("nan") if accuracy is None else accuracy
     pruner.crates = np.array(info["crates"], dtype=np.float64)
     pruner.limits = None if info["limits"] is None else tuple(info["limits"])
-    pruner.rests = info["rests"]
     pruner.losses = info["losses"]
     pruner.boldness = info["boldness"]
     pruner.best = _network(info["best"], groups, "best")

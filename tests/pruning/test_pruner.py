@@ -217,8 +217,6 @@ def test_crates_in_force_and_where_the_next_search_begins() -> None:
     assert pruner.limits == pytest.approx(limits)
     before = pruner.checkpoint()
     pruner.apply(np.array([1.9, 1.9, 1.9]), 1.01)  # a search that found nothing feasible
-    assert pruner.rests
-    pruner.rests = False
     assert digest(pruner.checkpoint()) == digest(before)
     for odd in ([1.0, 2.0], [1.0, 2.0, float("nan")]):
         with pytest.raises(CoppiceError, match="expected 3 finite crates"):
@@ -510,26 +508,3 @@ def test_a_run_ends_with_the_compression_asked_for_and_not_much_more() -> None:
     run = run_locally(small(constraint={"compression": asked}))
     assert run.searches < every.searches
     assert asked <= run.outcome.measure.compression < 1.5 * asked
-
-
-def test_after_a_search_that_found_nothing_masks_stay_until_the_next() -> None:
-    run = small(surgery={"gamma": 0.0, "weight_decay": 0.05})
-    pruner = TorchPruner(run)
-    pruner.train_reference(120, no_tick)
-    pruner.apply(np.full(3, 0.3), 0.5)
-    pruner.train(10, no_tick)
-
-    def changes(of: TorchPruner) -> bool:
-        before = {name: mask.clone() for name, mask in of.masks.items()}
-        of.train(10, no_tick)
-        return any(not torch.equal(mask, before[name]) for name, mask in of.masks.items())
-
-    assert changes(pruner)
-    pruner.apply(pruner.start_crates(), 1.5)
-    again = TorchPruner(run)
-    again.restore(pruner.checkpoint())
-    for each in (pruner, again):
-        assert not changes(each)
-    assert again.checkpoint() == pruner.checkpoint()
-    pruner.apply(pruner.start_crates(), 0.5)
-    assert changes(pruner)
