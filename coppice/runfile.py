@@ -133,10 +133,15 @@ class SurgerySection(TrainingSection):
     prune_until: int = Field(default=3000, ge=0, le=MOST)
     """Searches and mask changes end at this iteration; after it the kept weights are only trained (until
     refine.begin, if there is one)."""
+    pace_until: int | None = Field(default=None, ge=1, le=MOST)
+    """Cut to a schedule, evenly from what the first search has left to constraint.compression, which is
+    reached at this iteration (or later: a round that ends below accuracy_drop is followed by one without a
+    cut). A search begins at one threshold for all layers, the one that cuts to where the schedule is, and may
+    lose as much accuracy as that does. No cut is taken back. Default: every search cuts as far as it may."""
     accuracy_drop: float | None = Field(default=None, ge=0, le=1)
-    """In place of constraint.accuracy_drop until refine.begin: what the refinement wins back may be lost.
-    What keeps only this is no result: should the refinement not win it back, the smallest network is that
-    kept constraint.accuracy_drop."""
+    """In place of constraint.accuracy_drop until refine.begin, or in a surgery with pace_until: what the
+    refinement, or the polish, wins back may be lost. What keeps only this is no result: should it not be won
+    back, the smallest network is that kept constraint.accuracy_drop."""
     gamma: float = Field(default=0.0001, ge=0)
     """Masks are updated with probability 1 / (1 + gamma * iteration)."""
     biases: bool = True
@@ -193,6 +198,9 @@ class DistillSection(_Section):
     temperature: float = Field(default=2.0, gt=0)
     """What both networks' outputs are divided by before the softmax: the higher, the more wrong classes
     count."""
+    begin: int = Field(default=0, ge=0, le=MOST)
+    """Not in a surgery, polish or refinement that begins before this iteration. Asking the reference about
+    every batch costs time: with that of surgery.prune_until only the polish pays."""
 
 
 class SearchSection(_Section):
@@ -308,11 +316,23 @@ class RunFile(_Section):
         return name
 
     @model_validator(mode="after")
+    def _pace(self) -> RunFile:
+        if self.surgery.pace_until is not None:
+            if self.constraint.compression is None:
+                raise ValueError("surgery.pace_until needs constraint.compression, where the schedule ends")
+            if self.surgery.pace_until > self.surgery.prune_until:
+                raise ValueError("surgery.pace_until must not be above surgery.prune_until")
+        return self
+
+    @model_validator(mode="after")
     def _refinement(self) -> RunFile:
         begin, given = self.refine.begin, self.surgery.accuracy_drop
         if begin is None:
-            if given is not None:
-                raise ValueError("surgery.accuracy_drop needs a refinement (refine.begin) that wins it back")
+            if given is not None and self.surgery.pace_until is None:
+                raise ValueError(
+                    "surgery.accuracy_drop needs a refinement (refine.begin), or a pace (surgery.pace_until) "
+                    "and a polish, that wins it back"
+                )
             return self
         until = self.refine.until or self.rounds.tmax
         if not self.surgery.prune_until <= begin < until <= self.rounds.tmax:
@@ -358,10 +378,15 @@ class RunFile(_Section):
         """Whether a round that begins after so many iterations begins with a search and a cut."""
         return iteration < self.rounds.tmax and self.stage_at(iteration).cuts
 
+    def paced(self, iteration: int) -> bool:
+        """Whether the step after so many iterations belongs to a surgery that cuts to a schedule."""
+        return self.surgery.pace_until is not None and self.stage_at(iteration).section == "surgery"
+
     def accuracy_drop(self, iteration: int) -> float:
         """What a network may lose that is cut after so many iterations."""
         before, begin = self.surgery.accuracy_drop, self.refine.begin
-        if before is None or begin is None or iteration >= begin:
+        until = self.surgery.prune_until if begin is None else begin
+        if before is None or iteration >= until:
             return self.constraint.accuracy_drop
         return before
 

@@ -171,6 +171,10 @@ class Pruner(Protocol):
         refinement may be more than a result may lose (`RunFile.accuracy_drop`)."""
         ...
 
+    def best_compression(self) -> float:
+        """How many times fewer parameters the network has that `finish` would take; 1 for the dense one."""
+        ...
+
     def loss(self) -> float:
         """Mean training loss of the last iterations, NaN before the first."""
         ...

@@ -65,7 +65,6 @@ def stage_phases(run: RunFile, samples: int, device: torch.device) -> dict[Stage
         moves_draws=Purpose.SURGERY_MOVES,
         falls=(0, 0),  # each stage says
         cycles=True,
-        taught=bool(run.distill.weight),
         cut_decay=run.surgery.cut_decay,
         operates=True,
     )
@@ -92,5 +91,6 @@ def stage_phases(run: RunFile, samples: int, device: torch.device) -> dict[Stage
             )
             if "learning_rate" in polishing:
                 phase = replace(phase, name="polish", falls=falls, cycles=False)
-        phases[stage] = before = phase
+        taught = run.distill.weight > 0 and stage.begin >= run.distill.begin
+        phases[stage] = before = replace(phase, taught=taught)
     return phases

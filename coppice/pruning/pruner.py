@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -35,8 +36,9 @@ from coppice.pruning.masks import (
     spread,
     thresholds,
 )
+from coppice.pruning.pace import AHEAD, MOST_AT_ONCE, one_threshold, scheduled
 from coppice.pruning.phases import Phase, reference_phase, stage_phases
-from coppice.pruning.published import pack_published
+from coppice.pruning.published import Allowed, pack_published
 from coppice.pruning.randomness import Purpose, generator, torch_seed
 from coppice.pruning.saving import load_state, save_state
 from coppice.pruning.scoring.verdict import hardest_first
@@ -102,6 +104,8 @@ class TorchPruner:
         self.best: Best | None = None  # of those that may be gone on from
         self.result: Best | None = None  # of those that keep the run's constraint
         self.boldness = 1.0  # of searches: how much of what search_drop adds they may give up
+        self.paced_from: int | None = None  # parameters that the first cut of a paced surgery has left
+        self.waits = False  # a paced surgery, with its next cut
         self.mean_loss = torch.zeros((), device=self._device)
         self.losses = 0
         self._reference_phase = reference_phase(run, len(self._train_y), self._device)
@@ -131,6 +135,9 @@ class TorchPruner:
         enough = self.run.constraint.compression
         if enough is not None and self._total() / max(1, self._remaining()) >= enough:
             return False
+        target = self._target()
+        if target is not None and (self.waits or self._remaining() <= target):
+            return False
         return self.run.searches(self.iteration)
 
     def weights(self) -> bytes:
@@ -138,15 +145,25 @@ class TorchPruner:
         the order in which to look at the samples."""
         self.sgd.show(self.masks)
         order = hardest_first(self.model, self._held_x, self._held_y, _no_tick)
-        drop = self.run.search_drop(self.iteration, self.boldness)
-        return pack_published(self._tensors(), self.found, self.masks, drop, order)
+        drop, least = self.run.search_drop(self.iteration, self.boldness), 0
+        target = self._target()
+        if target is not None:
+            drop = self._lost_by(thresholds(self._spreads(), self.start_crates()))
+            least = math.ceil(target / AHEAD)
+        return pack_published(self._tensors(), self.found, self.masks, Allowed(drop, least), order)
 
     def start_crates(self) -> Float64s:
         """The crates in force, put in terms of the weights as they have become since the cut: those that
-        give the same thresholds. Zeros before the first cut. Inside the search's box."""
-        crates = self.crates
-        if self.limits is not None:
-            crates = np.array([crate_for(*pair) for pair in zip(self._spreads(), self.limits, strict=True)])
+        give the same thresholds. Zeros before the first cut. In a paced surgery those that give one threshold
+        for all layers, at which as much remains as shall by now. Inside the search's box."""
+        crates, limits, target = self.crates, self.limits, self._target()
+        if target is not None:
+            weights = count_kept({layer.weight: self.masks[layer.weight] for layer in self.found})
+            others = self._remaining() - sum(weights.values())
+            limit = one_threshold(self.found, self.sgd.values, self.masks, target - others)
+            limits = (limit,) * len(self.found)
+        if limits is not None:
+            crates = np.array([crate_for(*pair) for pair in zip(self._spreads(), limits, strict=True)])
         return np.clip(crates, self.run.search.lower, self.run.search.upper)
 
     def searched_layers(self, search: int) -> npt.NDArray[np.bool_]:
@@ -167,6 +184,8 @@ class TorchPruner:
         magnitudes = {layer.weight: self.sgd.values[layer.weight].abs() for layer in self.found}
         self.masks = operate_all(self.found, self.masks, magnitudes, self.limits)
         self._bury()
+        if self.run.paced(self.iteration) and self.paced_from is None:
+            self.paced_from = self._remaining()
 
     def train(self, iterations: int, tick: Tick) -> None:
         """See `Pruner.train`."""
@@ -199,14 +218,34 @@ class TorchPruner:
             feasible=self._keeps(accuracy, max(self.iteration - 1, 0)),
         )
         self._remember(measure)
+        self.waits = not measure.feasible
         if measure.feasible:
             self.boldness = min(1.0, self.boldness * _BOLDER)
+        elif self.run.paced(max(self.iteration - 1, 0)):
+            pass  # it is repaired by the rounds that follow, since the next cut waits
         elif self.run.searches(self.iteration):
             self.boldness = max(_SHYEST, self.boldness * _SHYER)
             self._go_back()
         if self.iteration == self.run.refine.begin:
             self._begin_refinement()
         return measure
+
+    def _target(self) -> int | None:
+        """To how many parameters a search that begins now shall cut; None: as few as it can."""
+        enough, until = self.run.constraint.compression, self.run.surgery.pace_until
+        if enough is None or until is None or self.paced_from is None or not self.run.paced(self.iteration):
+            return None
+        asked = scheduled(self.paced_from, self._total() / (enough * AHEAD), self.iteration / until)
+        return max(asked, math.ceil(self._remaining() / MOST_AT_ONCE))
+
+    def _lost_by(self, limits: Sequence[float]) -> float:
+        """The accuracy, of the samples held out, by which a cut at these thresholds falls short of the
+        reference; 0 if it does not."""
+        magnitudes = {layer.weight: self.sgd.values[layer.weight].abs() for layer in self.found}
+        self.sgd.show(operate_all(self.found, self.masks, magnitudes, limits))
+        errors = count_errors(self.model, self._held_x, self._held_y, _no_tick)
+        samples = len(self._held_y)
+        return max(0.0, self.reference_accuracy - (samples - errors) / samples)
 
     def _begin_refinement(self) -> None:
         """Go on from the best network, which is no longer good enough if it loses too much.
@@ -240,6 +279,10 @@ class TorchPruner:
         cut after so many iterations."""
         drop = self.run.accuracy_drop(iteration)
         return keeps(accuracy, self.reference_accuracy, drop, len(self._held_y))
+
+    def best_compression(self) -> float:
+        """See `Pruner.best_compression`."""
+        return 1.0 if self.result is None else self.result.measure.compression
 
     def loss(self) -> float:
         """See `Pruner.loss`: a mean that forgets 2 % an iteration."""
@@ -364,8 +407,11 @@ class TorchPruner:
         """As the best to go on from, and as the result, if it is."""
         drop = self.run.constraint.accuracy_drop
         fit = keeps(measure.accuracy, self.reference_accuracy, drop, len(self._held_y))
-        is_best = measure.feasible and (self.best is None or self.best.beaten_by(measure))
-        is_result = fit and (self.result is None or self.result.beaten_by(measure))
+        # A paced surgery never goes back. What it comes to, polished, goes before smaller ones on the way.
+        going = not self.run.paced(max(self.iteration - 1, 0))
+        first = going and self.best is None and self.run.paced(0)
+        is_best = going and measure.feasible and (self.best is None or self.best.beaten_by(measure))
+        is_result = fit and (first or self.result is None or self.result.beaten_by(measure))
         if is_best or is_result:
             now = self._as_it_is(measure)
             self.best = now if is_best else self.best

@@ -19,13 +19,23 @@ _ORIGIN = "model weights"
 
 
 @dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a solution may cost."""
+
+    drop: float
+    """The accuracy that it may lose against the reference."""
+    least: int = 0
+    """The fewest parameters that it may leave."""
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """Read back, the weights being in the network."""
 
     masks: Masks
     """The masks in force, of weights and biases, by the parameter's name; ones where the file has none."""
-    drop: float | None
-    """The accuracy that a solution may lose against the reference; None where the file does not say."""
+    allowed: Allowed | None
+    """None where the file does not say."""
     order: torch.Tensor | None
     """int32 (samples,): in which order the samples are looked at; None where the file does not say."""
 
@@ -34,13 +44,13 @@ def pack_published(
     tensors: Mapping[str, torch.Tensor],
     layers: Sequence[PrunableLayer],
     masks: Masks,
-    drop: float,
+    allowed: Allowed,
     order: torch.Tensor,
 ) -> bytes:
     """safetensors: the tensors under their own names, so that anybody can load them, masks as bytes, and
-    the order in which to look at the samples, int32 (samples,). drop: see `Published`."""
+    the order in which to look at the samples, int32 (samples,)."""
     extra = {_MASK + name: masks[name].to(torch.uint8) for layer in layers for name in layer.parameters}
-    return pack({**tensors, **extra, _ORDER: order}, {"drop": drop})
+    return pack({**tensors, **extra, _ORDER: order}, {"drop": allowed.drop, "least": allowed.least})
 
 
 def unpack_published(content: bytes, model: nn.Module, layers: Sequence[PrunableLayer]) -> Published:
@@ -65,10 +75,18 @@ def unpack_published(content: bytes, model: nn.Module, layers: Sequence[Prunable
         if mask.dtype != torch.uint8 or mask.shape != weight.shape or bool((mask > 1).any()):
             raise CoppiceError(f"{_ORIGIN}: the mask of {name!r} does not fit its weight")
         masks[name] = mask.to(weight.dtype)
-    drop = info.get("drop")
-    if drop is not None and not (type(drop) in (float, int) and 0 <= drop <= 1):
+    return Published(masks, _allowed(info), order)
+
+
+def _allowed(info: Mapping[str, object]) -> Allowed | None:
+    drop, least = info.get("drop"), info.get("least", 0)
+    if drop is None:
+        return None
+    if not isinstance(drop, float | int) or isinstance(drop, bool) or not 0 <= drop <= 1:
         raise CoppiceError(f"{_ORIGIN}: no solution may lose {drop!r:.40} of its accuracy")
-    return Published(masks, drop, order)
+    if not (type(least) is int and least >= 0):
+        raise CoppiceError(f"{_ORIGIN}: no solution can leave {least!r:.40} parameters")
+    return Allowed(float(drop), least)
 
 
 def _is_permutation(order: torch.Tensor) -> bool:

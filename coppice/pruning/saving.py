@@ -19,7 +19,7 @@ from coppice.runfile import RunFile
 if TYPE_CHECKING:
     from coppice.pruning.pruner import TorchPruner
 
-_VERSION = 4
+_VERSION = 5
 _BEST: Literal["best"] = "best"
 """In place of the result: it is the best network."""
 _Count = Annotated[int, Field(ge=0, lt=10**15)]
@@ -54,6 +54,8 @@ class _Info(TypedDict):
     losses: _Count
     meant: _Count
     boldness: Annotated[float, Field(gt=0, le=1)]
+    paced_from: Annotated[int, Field(ge=1, lt=10**15)] | None
+    waits: bool
     best: _BestInfo | None
     result: _BestInfo | Literal["best"] | None
 
@@ -96,6 +98,8 @@ def save_state(pruner: TorchPruner) -> bytes:
         "losses": pruner.losses,
         "meant": pruner.sgd.meant,
         "boldness": pruner.boldness,
+        "paced_from": pruner.paced_from,
+        "waits": pruner.waits,
         "best": None if best is None else best.info(),
         "result": result.info() if result is not None else None if pruner.result is None else _BEST,
     }
@@ -190,6 +194,7 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
     pruner.limits = None if info["limits"] is None else tuple(info["limits"])
     pruner.losses = info["losses"]
     pruner.boldness = info["boldness"]
+    pruner.paced_from, pruner.waits = info["paced_from"], info["waits"]
     pruner.best = _network(info["best"], groups, "best")
     pruner.result = pruner.best if info["result"] == _BEST else _network(_apart(info), groups, "result")
 

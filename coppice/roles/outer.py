@@ -14,7 +14,6 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from coppice.errors import CoppiceError
-from coppice.pruning.constraint import keeps
 from coppice.pruning.contract import Float64s, Measure, Pruner
 from coppice.roles.context import Board, Context, Ticker, declare_failure, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
@@ -253,12 +252,6 @@ class _Outer:
         )
 
     def _report(self, number: int, iterations: int, measure: Measure, loss: float) -> dict[str, Any]:
-        best = (self.progress.report or {}).get("best_compression", 1.0)
-        # A round before the refinement may keep only what is asked of it.
-        asked = self.run.constraint
-        dense = self.pruner.reference_accuracy
-        if measure.feasible and keeps(measure.accuracy, dense, asked.accuracy_drop, asked.samples):
-            best = max(best, measure.compression)
         return {
             "round": number,
             "iterations": iterations,
@@ -268,7 +261,7 @@ class _Outer:
             "compression": measure.compression,
             "accuracy": measure.accuracy,
             "feasible": measure.feasible,
-            "best_compression": best,
+            "best_compression": self.pruner.best_compression(),
             "loss": loss if math.isfinite(loss) else None,
         }
 

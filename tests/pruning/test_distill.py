@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from coppice.pruning.distill import Teacher
+from coppice.pruning.phases import stage_phases
 from coppice.pruning.pruner import TorchPruner
 from coppice.runfile import DistillSection, RunFileError
 from tests.pruning.networks import Normed, no_tick, small
@@ -21,6 +22,7 @@ def log_softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(values - np.log(np.exp(values).sum(1, keepdims=True)))
 
 
+CPU = torch.device("cpu")
 TAUGHT: dict[str, Any] = {"weight": 0.5, "temperature": 3.0}
 
 
@@ -91,3 +93,13 @@ def test_the_reference_is_not_taught_and_all_else_is() -> None:
 def test_odd_teaching_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RunFileError, match=f"distill.{next(iter(wrong))}"):
         small(distill=wrong)
+
+
+def test_it_may_begin_with_the_polish() -> None:
+    run = small(distill={**TAUGHT, "begin": 80})
+    taught = {stage.section: phase.taught for stage, phase in stage_phases(run, 100, CPU).items()}
+    assert taught == {"surgery": False, "polish": True}
+    always = stage_phases(small(distill=TAUGHT), 100, CPU).values()
+    never = stage_phases(small(), 100, CPU).values()
+    assert all(phase.taught for phase in always)
+    assert not any(phase.taught for phase in never)

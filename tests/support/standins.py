@@ -104,9 +104,13 @@ class CheapPruner:
             accuracy=accuracy,
             feasible=accuracy >= REFERENCE_ACCURACY - self.run.accuracy_drop(max(self.iteration - 1, 0)),
         )
-        if measure.feasible and (self.best is None or int(kept.sum()) < self.best[0]):
+        enough = REFERENCE_ACCURACY - self.run.constraint.accuracy_drop
+        if accuracy >= enough and (self.best is None or int(kept.sum()) < self.best[0]):
             self.best = (int(kept.sum()), accuracy, [float(c) for c in self.crates])
         return measure
+
+    def best_compression(self) -> float:
+        return 1600 / self.best[0] if self.best else 1.0
 
     def loss(self) -> float:
         return float(self.tolerance.sum())

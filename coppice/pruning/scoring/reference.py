@@ -18,7 +18,7 @@ from coppice.pruning.contract import Float64s
 from coppice.pruning.evaluation import pick_device, to_device
 from coppice.pruning.layers import PrunableLayer, find_layers
 from coppice.pruning.masks import Masks, Spread, operate_all, spread, thresholds
-from coppice.pruning.published import unpack_published
+from coppice.pruning.published import Allowed, unpack_published
 from coppice.pruning.scoring.verdict import hardest_first
 from coppice.runfile import RunFile
 
@@ -42,8 +42,8 @@ class Reference:
     """int64 (n,)."""
     allowed: int
     """The most errors on them that are feasible."""
-    enough: float | None = None
-    """How many times fewer parameters are asked for, if not as few as can be."""
+    least: int = 0
+    """The fewest parameters that are feasible."""
 
     def __post_init__(self) -> None:
         self.parameters = dict(self.model.named_parameters())
@@ -57,8 +57,6 @@ class Reference:
         self.total = sum(parameter.numel() for parameter in self.parameters.values())
         self.fixed = self.total - sum(value.numel() for value in self.weights.values())
         """Parameters that no solution cuts."""
-        self.least = 0 if self.enough is None else math.ceil(self.total / (self.enough * BEYOND))
-        """The fewest parameters that are feasible."""
         self._magnitudes = {layer.weight: self.weights[layer.weight].abs() for layer in self.found}
 
     @classmethod
@@ -81,12 +79,14 @@ class Reference:
         model = build_model(run.model, run.seed)
         found = find_layers(model, run.model.layers)
         published = unpack_published(weights, model, found)
-        drop = run.search_drop(0, 1.0) if published.drop is None else published.drop
-        allowed = allowed_errors(reference_accuracy, drop, len(y))
+        allowed = published.allowed or Allowed(run.search_drop(0, 1.0))
+        errors = allowed_errors(reference_accuracy, allowed.drop, len(y))
+        enough, least = run.constraint.compression, allowed.least
+        if enough is not None:
+            total = sum(parameter.numel() for parameter in model.parameters())
+            least = max(least, math.ceil(total / (enough * BEYOND)))
         masks = {name: mask.to(place) for name, mask in published.masks.items()}
-        reference = cls(
-            model.to(place).eval(), found, masks, *to_device(x, y, place), allowed, run.constraint.compression
-        )
+        reference = cls(model.to(place).eval(), found, masks, *to_device(x, y, place), errors, least)
         order = published.order
         if order is None:
             reference.show(reference.masks)
