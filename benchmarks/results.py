@@ -50,9 +50,8 @@ class Row:
     """gradual: to the compression that the shipped run of the same seed has reached."""
 
 
-_ONCE = ("refine.begin=null", "refine.until=null", "refine.search_drop=null", "surgery.accuracy_drop=null")
-"""The polish goes on where the refinement was."""
-_FREE = (*_ONCE, "constraint.accuracy_drop=1.0", "constraint.search_drop=null")
+_UNPACED = ("surgery.pace_until=null", "surgery.accuracy_drop=null", "constraint.compression=null")
+_FREE = (*_UNPACED, "constraint.accuracy_drop=1.0", "constraint.search_drop=null")
 """A schedule asks no constraint."""
 _STILL = ("augment.shift=0", "augment.rotate=0", "augment.scale=0", "augment.shear=0")
 
@@ -66,11 +65,13 @@ ROWS = (
         "ideas",
         ("polish.learning_rate=null", "polish.weight_decay=null"),
     ),
-    Row("unrefined", "no refinement: the polish goes on to the end", "ideas", _ONCE),
+    Row("moved", "the polish moves images as far as the surgery", "ideas", ("polish.augment=1.0",)),
+    Row("unpaced", "every search cuts as far as it may, what fails is taken back", "ideas", _UNPACED),
     Row("unaveraged", "weights are judged as the last step left them", "ideas", ("surgery.average=0",)),
     Row("averaged", "the mean of each round's last half is judged", "ideas", ("surgery.average=0.5",)),
     Row("fading", "what is cut decays faster", "ideas", ("surgery.cut_decay=0.02", "surgery.average=0")),
     Row("taught", "the reference teaches", "ideas", ("distill.weight=0.5",)),
+    Row("untaught", "the reference does not teach", "ideas", ("distill.weight=0.0",)),
     Row("cycle", "the learning rate falls anew in every round", "ideas", ("surgery.schedule=cycle",)),
     Row(
         "seldom", "a fourth of the searches, rounds four times as long", "ideas", ("rounds.iterations=2000",)

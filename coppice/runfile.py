@@ -374,8 +374,8 @@ class RunFile(_Section):
         """(begin, end) of the round to which that step belongs. A round ends where its stage does."""
         return self.stage_at(iteration).round_of(iteration)
 
-    def searches(self, iteration: int) -> bool:
-        """Whether a round that begins after so many iterations begins with a search and a cut."""
+    def cuts(self, iteration: int) -> bool:
+        """Whether a round that begins after so many iterations may begin with a search and a cut."""
         return iteration < self.rounds.tmax and self.stage_at(iteration).cuts
 
     def paced(self, iteration: int) -> bool:

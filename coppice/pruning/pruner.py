@@ -138,7 +138,7 @@ class TorchPruner:
         target = self._target()
         if target is not None and (self.waits or self._remaining() <= target):
             return False
-        return self.run.searches(self.iteration)
+        return self.run.cuts(self.iteration)
 
     def weights(self) -> bytes:
         """See `Pruner.weights`; beside them the layers' masks, how much accuracy a solution may lose, and
@@ -223,7 +223,7 @@ class TorchPruner:
             self.boldness = min(1.0, self.boldness * _BOLDER)
         elif self.run.paced(max(self.iteration - 1, 0)):
             pass  # it is repaired by the rounds that follow, since the next cut waits
-        elif self.run.searches(self.iteration):
+        elif self.run.cuts(self.iteration):
             self.boldness = max(_SHYEST, self.boldness * _SHYER)
             self._go_back()
         if self.iteration == self.run.refine.begin:

@@ -56,7 +56,7 @@ def test_the_stages_follow_each_other_without_gaps() -> None:
     while done < 110:
         begin, end = refined().round_of(done)
         assert all(refined().round_of(each) == (begin, end) for each in range(begin, end))
-        rounds.append((begin, end, refined().searches(done)))
+        rounds.append((begin, end, refined().cuts(done)))
         done = end
     assert rounds == [
         (0, 30, True),
@@ -66,7 +66,7 @@ def test_the_stages_follow_each_other_without_gaps() -> None:
         (80, 100, True),
         (100, 110, False),
     ]
-    assert not refined().searches(110)
+    assert not refined().cuts(110)
     assert refined(refine={"begin": 40, "until": None}).stages == (
         Stage("surgery", 0, 40, 30),
         Stage("refine", 40, 110, 20),

@@ -69,7 +69,7 @@ class CheapPruner:
         return np.arange(8, dtype=np.float32).reshape(4, 2), np.arange(4)
 
     def searches(self) -> bool:
-        return self.run.searches(self.iteration)
+        return self.run.cuts(self.iteration)
 
     def weights(self) -> bytes:
         return array_to_bytes(self.tolerance)
