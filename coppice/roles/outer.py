@@ -280,7 +280,8 @@ class _Outer:
         crates, fitness = self._found_before(number, len(start)) or self._wait_for_crates(order, len(start))
         self.pruner.apply(crates, fitness)
         self.progress.searches = number
-        found = f"{fitness:.5f} of the parameters remain" if fitness <= 1 else "nothing feasible, thresholds stay"
+        nothing = "nothing feasible, thresholds stay"
+        found = f"{fitness:.5f} of the parameters remain" if fitness <= 1 else nothing
         self.context.say(f"search {number}: {found}")
 
     def _found_before(self, number: int, layers: int) -> tuple[Float64s, float] | None:

@@ -38,6 +38,8 @@ from coppice.work.waiting import Every
 
 RESTARTS = 5
 """How often one role that dies is started again; reaching a new round forgives it everything."""
+INTERRUPTED = 130
+"""Exit status of whoever was stopped by Ctrl-C."""
 GRACE_S = 15.0
 """A process that was asked to end and does not is killed after so long."""
 LOOK_S = 0.25
@@ -151,9 +153,12 @@ def simulate(
             again = " ".join(["coppice simulate", str(run_file), "--work", work])
             again += f" --status {reporting.path}" if reporting else ""
             console.print(f"stopped; goes on with: {again}", highlight=False, soft_wrap=True)
-            return 130
+            status = INTERRUPTED
         finally:
             _stop(simulation.workers)
+        if status == INTERRUPTED:
+            shutil.rmtree(logs, ignore_errors=True)
+            return status
         if reporting:
             _show_reporting(console, others)
         if status != 0:

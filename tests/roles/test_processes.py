@@ -102,13 +102,14 @@ def _small(folder: Path) -> Path:
 
 
 def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    run_file, work = _small(tmp_path), tmp_path / "work"
+    run_file, work, logs = _small(tmp_path), tmp_path / "work", tmp_path / "logs"
+    logs.mkdir()
     process = subprocess.Popen(
         coppice("simulate", str(run_file), "--work", str(work)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment(),
+        env={**environment(), "TMPDIR": str(logs)},
         start_new_session=True,
     )
     while not (work / names.NCS_START).exists():
@@ -123,6 +124,7 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path)
     assert f"goes on with: coppice simulate {run_file} --work {work}" in said
     assert "Traceback" not in said
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not list(logs.glob("coppice-*")), "what the roles said is of no more use"
     before = json.loads((work / names.RUN).read_text())
 
     done = simulate(run_file, str(work))
