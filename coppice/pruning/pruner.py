@@ -15,12 +15,11 @@ from coppice.data import load_data
 from coppice.data.dataset import stratified_split
 from coppice.errors import CoppiceError
 from coppice.models import build_model
-from coppice.pruning.arrangement import arrange, channels_last
-from coppice.pruning.augment import augment, check_images
+from coppice.pruning.arrangement import arrange
+from coppice.pruning.augment import check_images
 from coppice.pruning.best import Best
 from coppice.pruning.constraint import keeps
 from coppice.pruning.contract import Float64s, Layer, Measure, Outcome, Tick
-from coppice.pruning.distill import Teacher
 from coppice.pruning.evaluation import check_fit, count_errors, pick_device, to_device
 from coppice.pruning.export.bundle import export_or_reason
 from coppice.pruning.layers import PrunableLayer, find_layers
@@ -37,19 +36,17 @@ from coppice.pruning.masks import (
     thresholds,
 )
 from coppice.pruning.pace import AHEAD, MOST_AT_ONCE, one_threshold, scheduled
-from coppice.pruning.phases import Phase, reference_phase, stage_phases
+from coppice.pruning.phases import Phase
 from coppice.pruning.published import Allowed, pack_published
-from coppice.pruning.randomness import Purpose, generator, torch_seed
+from coppice.pruning.randomness import Purpose, generator
 from coppice.pruning.saving import load_state, save_state
 from coppice.pruning.scoring.verdict import hardest_first
 from coppice.pruning.sgd import MaskedSGD
+from coppice.pruning.steps import Steps
 from coppice.pruning.tensors import Tensors, fill_model, load_weights_file, model_tensors, pack
 from coppice.pruning.units import Narrowed, bury, find_edges
 from coppice.runfile import RunFile, Stage
 
-_LOOK_EVERY = 20
-"""Iterations between two looks at the loss: a look waits for the device."""
-_LOSS_MEMORY = 0.02
 _STATISTICS_BATCHES = 100
 """Of which batch norm learns anew what activations are like."""
 _FIRST_CUT = 0.1
@@ -78,7 +75,7 @@ class TorchPruner:
         check_images(run.augment, data.train_x.shape[1:])
         self._test = (data.test_x, data.test_y)
         kept, held = stratified_split(data.train_y, run.constraint.samples, (run.seed, int(Purpose.HELD_OUT)))
-        self._train_x, self._train_y = to_device(data.train_x[kept], data.train_y[kept], self._device)
+        train = to_device(data.train_x[kept], data.train_y[kept], self._device)
         self._samples = (data.train_x[held], data.train_y[held])
         self._held_x, self._held_y = to_device(*self._samples, self._device)
 
@@ -89,7 +86,7 @@ class TorchPruner:
         self.layers = tuple(Layer(layer.name, layer.shape) for layer in self.found)
         self._edges = find_edges(self.model, self.found)
         self.model.to(self._device)
-        self._arranged = arrange(self.model)
+        self.steps = Steps(run, *train, arrange(self.model), self._copy_of_reference)
         check_fit(self.model, run.model.name, self._held_x[:2], data.classes)
 
         self.reference_left = run.reference.iterations
@@ -100,29 +97,23 @@ class TorchPruner:
         self.masks = open_masks(self.found, self.sgd.values)
         self.limits: tuple[float, ...] | None = None  # thresholds; none before the first cut
         self.reference: Tensors = {}
-        self._teacher: Teacher | None = None
         self.best: Best | None = None  # of those that may be gone on from
         self.result: Best | None = None  # of those that keep the run's constraint
         self.boldness = 1.0  # of searches: how much of what search_drop adds they may give up
         self.paced_from: int | None = None  # parameters that the first cut of a paced surgery has left
         self.waits = False  # a paced surgery, with its next cut
-        self.mean_loss = torch.zeros((), device=self._device)
-        self.losses = 0
-        self._reference_phase = reference_phase(run, len(self._train_y), self._device)
-        self._phases = stage_phases(run, len(self._train_y), self._device)
         if self.reference_left == 0:
             self._keep_reference(_no_tick)
 
     def train_reference(self, iterations: int, tick: Tick) -> None:
         """See `Pruner.train_reference`."""
-        how, phase = self.run.reference, self._reference_phase
-        with self._training():
+        how, phase = self.run.reference, self.steps.reference
+        with self.steps.training(self.model):
             for _ in range(min(iterations, self.reference_left)):
                 done = how.iterations - self.reference_left
                 self._step(phase, done, phase.rate(done, phase.falls), tick)
                 self.reference_left -= 1
-                if done % _LOOK_EVERY == 0 or self.reference_left == 0:
-                    self._look(phase, done)
+                self.steps.look(phase, done, last=self.reference_left == 0)
                 if self.reference_left == 0:
                     self._keep_reference(tick)
 
@@ -197,7 +188,7 @@ class TorchPruner:
             until = min(end, stage.end) if self.iteration < stage.end else end
             if stage.section == "polish" and self.iteration == stage.begin:
                 self._go_back()  # masks stay from here on: train what `finish` will take
-            with self._training(), self._without_buried():
+            with self.steps.training(self.model), self._without_buried():
                 self._train_until(until, stage, tick)
 
     def measure(self, tick: Tick) -> Measure:
@@ -285,8 +276,8 @@ class TorchPruner:
         return 1.0 if self.result is None else self.result.measure.compression
 
     def loss(self) -> float:
-        """See `Pruner.loss`: a mean that forgets 2 % an iteration."""
-        return float(self.mean_loss) if self.losses else float("nan")
+        """See `Pruner.loss`, and `Steps.loss`."""
+        return self.steps.loss()
 
     def finish(self, tick: Tick) -> Outcome:
         """See `Pruner.finish`."""
@@ -314,7 +305,6 @@ class TorchPruner:
     def restore(self, checkpoint: bytes) -> None:
         """See `Pruner.restore`."""
         load_state(self, checkpoint, self._device)
-        self._teacher = None
 
     def _copy_of_reference(self) -> torch.nn.Module:
         """A network of its own, so that what is in training stays as it is."""
@@ -345,8 +335,7 @@ class TorchPruner:
         errors = count_errors(self.model, self._held_x, self._held_y, tick)
         self.reference_accuracy = (samples - errors) / samples
         self.sgd.forget()
-        self.mean_loss.zero_()
-        self.losses = 0
+        self.steps.forget()
 
     def _dense(self, tick: Tick) -> Best:
         total = self._total()
@@ -357,15 +346,14 @@ class TorchPruner:
 
     def _train_until(self, end: int, stage: Stage, tick: Tick) -> None:
         """Up to iteration `end`, all in one stage."""
-        phase = self._phases[stage]
+        phase = self.steps.stages[stage]
         for done in range(self.iteration, end):
             if phase.operates:
                 self._operate(done)
             self._step(phase, done, phase.rate(done, stage.round_of(done)), tick)
             self.iteration += 1
             self._average(phase, stage)
-            if done % _LOOK_EVERY == 0 or done == end - 1:
-                self._look(phase, done)
+            self.steps.look(phase, done, last=done == end - 1)
 
     def _average(self, phase: Phase, stage: Stage) -> None:
         """At the end of each round, and of surgery, go on from the mean of the weights."""
@@ -383,7 +371,7 @@ class TorchPruner:
         """What batch norm knows of activations was so with other weights."""
         self.sgd.show(self.masks)
         first = max(self.iteration - _STATISTICS_BATCHES, 0)
-        update_bn((self._batch(phase, each)[0] for each in range(first, self.iteration)), self.model)
+        update_bn((self.steps.batch(phase, each)[0] for each in range(first, self.iteration)), self.model)
 
     def _operate(self, iteration: int) -> None:
         """Surgery on each layer's mask with probability 1 / (1 + gamma * iteration)."""
@@ -438,44 +426,7 @@ class TorchPruner:
         bury(self._edges, self.masks, (self.sgd.values, self.sgd.momentum))
 
     def _step(self, phase: Phase, iteration: int, rate: float, tick: Tick) -> None:
-        tick()
-        self._generator().manual_seed(torch_seed(self.run.seed, phase.dropout_draws, iteration))
-        x, y = self._batch(phase, iteration)
-        teacher = self._ask_teacher() if phase.taught else None
-        loss = self.sgd.step(self.model, self.masks, x, y, rate, phase.how, teacher, phase.cut_decay)
-        self.losses += 1
-        self.mean_loss += (loss - self.mean_loss) * max(1.0 / self.losses, _LOSS_MEMORY)
-
-    def _batch(self, phase: Phase, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = phase.batches[iteration]
-        x = augment(self._train_x[chosen], phase.moves, self.run.seed, phase.moves_draws, iteration)
-        return channels_last(x) if self._arranged else x, self._train_y[chosen]
-
-    def _ask_teacher(self) -> Teacher:
-        if self._teacher is None:
-            self._teacher = Teacher(self._copy_of_reference(), self.run.distill)
-        return self._teacher
-
-    def _look(self, phase: Phase, iteration: int) -> None:
-        if not bool(torch.isfinite(self.mean_loss)):
-            key = f"{phase.name}.learning_rate"
-            raise CoppiceError(
-                f"{phase.name} training diverged: the loss is {float(self.mean_loss)} "
-                f"at iteration {iteration} with {key} {phase.how.learning_rate:g}; lower {key}"
-            )
-
-    def _generator(self) -> torch.Generator:
-        if self._device.type == "cuda":
-            return torch.cuda.default_generators[self._device.index or 0]
-        return torch.default_generator
-
-    @contextmanager
-    def _training(self) -> Iterator[None]:
-        """Training mode, and torch's own random state (dropout) given back as it was."""
-        devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            self.model.train()
-            yield
+        self.steps.step(self.model, self.sgd, self.masks, phase, iteration, rate, tick)
 
     @contextmanager
     def _without_buried(self) -> Iterator[None]:

@@ -86,7 +86,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "result_mask": {} if result is None else result.masks,
     }
     tensors = {f"{group}.{name}": tensor for group, held in groups.items() for name, tensor in held.items()}
-    tensors["mean_loss"] = pruner.mean_loss
+    tensors["mean_loss"] = pruner.steps.mean_loss
     info = {
         "version": _VERSION,
         "identity": identity(pruner.run),
@@ -95,7 +95,7 @@ def save_state(pruner: TorchPruner) -> bytes:
         "reference_accuracy": None if pruner.reference_left else pruner.reference_accuracy,
         "crates": pruner.crates.tolist(),
         "limits": None if pruner.limits is None else list(pruner.limits),
-        "losses": pruner.losses,
+        "losses": pruner.steps.losses,
         "meant": pruner.sgd.meant,
         "boldness": pruner.boldness,
         "paced_from": pruner.paced_from,
@@ -136,7 +136,7 @@ def load_state(pruner: TorchPruner, content: bytes, device: torch.device) -> Non
     for group in ("best_mask", "result_mask"):
         if group in groups:
             _same(group, groups[group], pruner.masks)
-    _same("mean_loss", groups.get("mean_loss", {}), {"": pruner.mean_loss})
+    _same("mean_loss", groups.get("mean_loss", {}), {"": pruner.steps.mean_loss})
     _fill(pruner, groups, _checked(pruner, groups, info))
 
 
@@ -176,13 +176,14 @@ def _apart(numbers: _Info) -> _BestInfo | None:
 
 
 def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
+    pruner.steps.forget()
     with torch.no_grad():
         for name, buffer in _buffers(pruner).items():
             buffer.copy_(groups["buffer"][name])
         for name, value in pruner.sgd.values.items():
             value.copy_(groups["value"][name])
             pruner.sgd.momentum[name].copy_(groups["momentum"][name])
-        pruner.mean_loss.copy_(groups["mean_loss"][""])
+        pruner.steps.mean_loss.copy_(groups["mean_loss"][""])
     pruner.sgd.mean, pruner.sgd.meant = groups.get("mean", {}), info["meant"]
     pruner.masks = groups["mask"]
     pruner.reference = groups.get("reference", {})
@@ -192,7 +193,7 @@ def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
     pruner.reference_accuracy = float("nan") if accuracy is None else accuracy
     pruner.crates = np.array(info["crates"], dtype=np.float64)
     pruner.limits = None if info["limits"] is None else tuple(info["limits"])
-    pruner.losses = info["losses"]
+    pruner.steps.losses = info["losses"]
     pruner.boldness = info["boldness"]
     pruner.paced_from, pruner.waits = info["paced_from"], info["waits"]
     pruner.best = _network(info["best"], groups, "best")

@@ -134,7 +134,7 @@ def test_batch_norm_learns_anew_what_the_mean_gives_it() -> None:
     with torch.no_grad():
         conv = pruner.model.conv
         assert isinstance(conv, nn.Conv2d)
-        mean = conv(pruner._train_x).mean((0, 2, 3))
+        mean = conv(pruner.steps.x).mean((0, 2, 3))
     assert norm.running_mean is not None
     assert torch.allclose(norm.running_mean, mean, atol=0.02)
     again = averaging(model=NORMED, learning_rate=0.3)

@@ -161,7 +161,7 @@ def test_held_out_samples_are_of_the_training_set_and_not_trained_on() -> None:
     held = {sample.tobytes() for sample in x}
     assert len(y) == 200
     assert held <= training
-    assert not held & {sample.numpy().tobytes() for sample in pruner._train_x}
+    assert not held & {sample.numpy().tobytes() for sample in pruner.steps.x}
     assert not held & {sample.tobytes() for sample in data.test_x}
     other, _ = TorchPruner(small(seed=9)).samples()
     assert not np.array_equal(x, other)

@@ -262,7 +262,7 @@ def test_every_batch_beats() -> None:
 
 
 def phase_rate(pruner: TorchPruner, iteration: int) -> float:
-    phase = pruner._phases[pruner.run.stage_at(iteration)]
+    phase = pruner.steps.stages[pruner.run.stage_at(iteration)]
     return phase.rate(iteration, pruner.run.round_of(iteration))
 
 
