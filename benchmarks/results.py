@@ -4,9 +4,10 @@
     python -m benchmarks.results --network lenet300 --rows shipped random --seeds 1 2
     python -m benchmarks.results --tables        # what there is, as Markdown; --write: into docs/results.md
 
-Every run is written to benchmarks/results/compression/ as it ends; one that is there is not made again unless
-its settings have changed, so the command can be stopped and started at will. Runs are whole runs in one
-process (`benchmarks.local_run`), single-threaded, `--at-once` of them at a time. Seconds: of the processor.
+Every run is written to benchmarks/results/compression/ as it ends, with the commit and the processor that it
+is of (another kind rounds otherwise, and that is another run); one that is there is not made again unless its
+settings have changed, so the command can be stopped and started at will. Runs are whole runs in one process
+(`benchmarks.local_run`), single-threaded, `--at-once` of them at a time. Seconds: of the processor.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -158,6 +160,9 @@ def make(network: str, row: Row, seed: int) -> str:
         "evaluations": local.evaluations,
         "seconds": round(local.train_s + local.search_s),
         "seconds_searching": round(local.search_s, 1),
+        "commit": _commit(),
+        "processor": local.outcome.export.report.processor if local.outcome.export else "",
+        "torch": torch.__version__,
     }
     path = path_of(network, row, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,6 +171,18 @@ def make(network: str, row: Row, seed: int) -> str:
     unfinished.replace(path)
     found = f"{result['compression']}x, {result['test_error']} %, {result['seconds']} s"
     return f"{network} {row.name} {seed}: {found}"
+
+
+def _commit() -> str:
+    """That of the code, with a + where files were changed since; empty outside of a clone."""
+    try:
+        head, changes = (
+            subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+            for words in (["rev-parse", "--short", "HEAD"], ["status", "--short", "--", "coppice", "jobs"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.strip() + ("+" if changes else "")
 
 
 def table(kind: str, networks: list[str], seeds: list[int]) -> str:
