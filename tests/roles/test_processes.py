@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -130,6 +131,26 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path)
     done = simulate(run_file, str(work))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run_id"] == before["run_id"]
+
+
+def test_processes_come_to_what_one_process_comes_to(tmp_path: Path) -> None:
+    """In a surgery to a schedule, where the outer loop says what a search shall do."""
+    run: dict[str, Any] = yaml.safe_load(_small(tmp_path).read_text())
+    run["rounds"]["iterations"] = 50
+    run["surgery"].update(pace_until=300, accuracy_drop=0.1)
+    run["constraint"].update(accuracy_drop=0.05, search_drop=0.2, compression=12.0)
+    paced = tmp_path / "paced.yaml"
+    paced.write_text(yaml.safe_dump(run))
+    done = simulate(paced, str(tmp_path / "work"))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["compression"] == pytest.approx(12.5, abs=1.5)
+    assert 1 < result["searches"] <= 8
+    command = [sys.executable, "-m", "benchmarks.local_run", str(paced), "--quiet"]
+    alone = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert f"({result['parameters_remaining']} of {result['parameters_total']})" in alone.stdout
+    assert f"test {result['pruned_accuracy']:.4f}" in alone.stdout
+    assert f" {result['evaluations']} evaluations" in alone.stdout
 
 
 def test_a_run_that_cannot_be_ends_with_one_line(tmp_path: Path) -> None:
