@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -103,8 +104,17 @@ def _small(folder: Path) -> Path:
 
 
 def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    run_file, work, logs = _small(tmp_path), tmp_path / "work", tmp_path / "logs"
-    logs.mkdir()
+    run_file, work = _small(tmp_path), tmp_path / "work"
+    with tempfile.TemporaryDirectory() as place:  # short: a socket's path must fit into 107 bytes
+        _interrupt(run_file, work, Path(place))
+    before = json.loads((work / names.RUN).read_text())
+
+    done = simulate(run_file, str(work))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run_id"] == before["run_id"]
+
+
+def _interrupt(run_file: Path, work: Path, logs: Path) -> None:
     process = subprocess.Popen(
         coppice("simulate", str(run_file), "--work", str(work)),
         stdout=subprocess.PIPE,
@@ -126,11 +136,6 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path)
     assert "Traceback" not in said
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert not list(logs.glob("coppice-*")), "what the roles said is of no more use"
-    before = json.loads((work / names.RUN).read_text())
-
-    done = simulate(run_file, str(work))
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["run_id"] == before["run_id"]
 
 
 def test_processes_come_to_what_one_process_comes_to(tmp_path: Path) -> None:
