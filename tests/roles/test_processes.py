@@ -142,14 +142,14 @@ def test_processes_come_to_what_one_process_comes_to(tmp_path: Path) -> None:
     """In a surgery to a schedule, where the outer loop says what a search shall do."""
     run: dict[str, Any] = yaml.safe_load(_small(tmp_path).read_text())
     run["rounds"]["iterations"] = 50
-    run["surgery"].update(pace_until=300, accuracy_drop=0.1)
-    run["constraint"].update(accuracy_drop=0.05, search_drop=0.2, compression=12.0)
+    run["surgery"].update(pace_until=300, accuracy_drop=0.3)
+    run["constraint"].update(accuracy_drop=0.2, search_drop=0.3, compression=12.0)
     paced = tmp_path / "paced.yaml"
     paced.write_text(yaml.safe_dump(run))
     done = simulate(paced, str(tmp_path / "work"))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["compression"] == pytest.approx(12.5, abs=1.5)
+    assert result["compression"] == pytest.approx(12.5, abs=2.5)
     assert 1 < result["searches"] <= 8
     command = [sys.executable, "-m", "benchmarks.local_run", str(paced), "--quiet"]
     alone = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
