@@ -25,6 +25,7 @@ from coppice.pruning.export.bundle import export_or_reason
 from coppice.pruning.layers import PrunableLayer, find_layers
 from coppice.pruning.masks import (
     CUT_BELOW,
+    Masks,
     Spread,
     count_kept,
     crate_for,
@@ -101,7 +102,7 @@ class TorchPruner:
         self.result: Best | None = None  # of those that keep the run's constraint
         self.boldness = 1.0  # of searches: how much of what search_drop adds they may give up
         self.paced_from: int | None = None  # parameters that the first cut of a paced surgery has left
-        self.waits = False  # a paced surgery, with its next cut
+        self.waits = False  # a paced surgery with its next cut, until the last one is repaired
         if self.reference_left == 0:
             self._keep_reference(_no_tick)
 
@@ -139,7 +140,8 @@ class TorchPruner:
         drop, least = self.run.search_drop(self.iteration, self.boldness), 0
         target = self._target()
         if target is not None:
-            drop = self._lost_by(thresholds(self._spreads(), self.start_crates()))
+            cut = self._cut_masks(thresholds(self._spreads(), self.start_crates()))
+            drop = max(0.0, self.reference_accuracy - self._held_accuracy(cut, _no_tick))
             least = math.ceil(target / AHEAD)
         return pack_published(self._tensors(), self.found, self.masks, Allowed(drop, least), order)
 
@@ -149,8 +151,8 @@ class TorchPruner:
         for all layers, at which as much remains as shall by now. Inside the search's box."""
         crates, limits, target = self.crates, self.limits, self._target()
         if target is not None:
-            weights = count_kept({layer.weight: self.masks[layer.weight] for layer in self.found})
-            others = self._remaining() - sum(weights.values())
+            kept = count_kept(self.masks)
+            others = self._remaining(kept) - sum(kept[layer.weight] for layer in self.found)
             limit = one_threshold(self.found, self.sgd.values, self.masks, target - others)
             limits = (limit,) * len(self.found)
         if limits is not None:
@@ -172,8 +174,7 @@ class TorchPruner:
             return
         self.crates = crates
         self.limits = thresholds(self._spreads(), crates)
-        magnitudes = {layer.weight: self.sgd.values[layer.weight].abs() for layer in self.found}
-        self.masks = operate_all(self.found, self.masks, magnitudes, self.limits)
+        self.masks = self._cut_masks(self.limits)
         self._bury()
         if self.run.paced(self.iteration) and self.paced_from is None:
             self.paced_from = self._remaining()
@@ -193,12 +194,9 @@ class TorchPruner:
 
     def measure(self, tick: Tick) -> Measure:
         """See `Pruner.measure`."""
-        self.sgd.show(self.masks)
-        errors = count_errors(self.model, self._held_x, self._held_y, tick)
-        samples = len(self._held_y)
+        accuracy = self._held_accuracy(self.masks, tick)
         kept = count_kept(self.masks)
         in_layers = tuple(kept[layer.weight] for layer in self.found)
-        accuracy = (samples - errors) / samples
         measure = Measure(
             parameters_total=self._total(),
             parameters_remaining=self._remaining(kept),
@@ -206,15 +204,13 @@ class TorchPruner:
             weights_remaining=sum(in_layers),
             layer_remaining=in_layers,
             accuracy=accuracy,
-            feasible=self._keeps(accuracy, max(self.iteration - 1, 0)),
+            feasible=self._keeps(accuracy, self._trained_last()),
         )
         self._remember(measure)
         self.waits = not measure.feasible
         if measure.feasible:
             self.boldness = min(1.0, self.boldness * _BOLDER)
-        elif self.run.paced(max(self.iteration - 1, 0)):
-            pass  # it is repaired by the rounds that follow, since the next cut waits
-        elif self.run.cuts(self.iteration):
+        elif self.run.cuts(self.iteration) and not self.run.paced(self._trained_last()):
             self.boldness = max(_SHYEST, self.boldness * _SHYER)
             self._go_back()
         if self.iteration == self.run.refine.begin:
@@ -229,14 +225,20 @@ class TorchPruner:
         asked = scheduled(self.paced_from, self._total() / (enough * AHEAD), self.iteration / until)
         return max(asked, math.ceil(self._remaining() / MOST_AT_ONCE))
 
-    def _lost_by(self, limits: Sequence[float]) -> float:
-        """The accuracy, of the samples held out, by which a cut at these thresholds falls short of the
-        reference; 0 if it does not."""
+    def _cut_masks(self, limits: Sequence[float]) -> Masks:
+        """The masks after one surgery at these thresholds."""
         magnitudes = {layer.weight: self.sgd.values[layer.weight].abs() for layer in self.found}
-        self.sgd.show(operate_all(self.found, self.masks, magnitudes, limits))
-        errors = count_errors(self.model, self._held_x, self._held_y, _no_tick)
+        return operate_all(self.found, self.masks, magnitudes, limits)
+
+    def _held_accuracy(self, masks: Masks, tick: Tick) -> float:
+        """With these masks (none: nothing cut), on the samples held out."""
+        self.sgd.show(masks)
         samples = len(self._held_y)
-        return max(0.0, self.reference_accuracy - (samples - errors) / samples)
+        return (samples - count_errors(self.model, self._held_x, self._held_y, tick)) / samples
+
+    def _trained_last(self) -> int:
+        """The iteration by whose rules the network as it stands is judged."""
+        return max(self.iteration - 1, 0)
 
     def _begin_refinement(self) -> None:
         """Go on from the best network, which is no longer good enough if it loses too much.
@@ -330,10 +332,7 @@ class TorchPruner:
     def _keep_reference(self, tick: Tick) -> None:
         """The reference is trained: remember and judge it, and start surgery standing still."""
         self.reference = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
-        self.sgd.show({})
-        samples = len(self._held_y)
-        errors = count_errors(self.model, self._held_x, self._held_y, tick)
-        self.reference_accuracy = (samples - errors) / samples
+        self.reference_accuracy = self._held_accuracy({}, tick)
         self.sgd.forget()
         self.steps.forget()
 
@@ -396,7 +395,7 @@ class TorchPruner:
         drop = self.run.constraint.accuracy_drop
         fit = keeps(measure.accuracy, self.reference_accuracy, drop, len(self._held_y))
         # A paced surgery never goes back. What it comes to, polished, goes before smaller ones on the way.
-        going = not self.run.paced(max(self.iteration - 1, 0))
+        going = not self.run.paced(self._trained_last())
         first = going and self.best is None and self.run.paced(0)
         is_best = going and measure.feasible and (self.best is None or self.best.beaten_by(measure))
         is_result = fit and (first or self.result is None or self.result.beaten_by(measure))
