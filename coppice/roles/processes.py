@@ -11,12 +11,33 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
+
+from coppice.errors import CoppiceError
 
 _PRELOAD = ["coppice.cli", "coppice.pruning.pruner", "coppice.pruning.scoring.fast"]
 _PR_SET_NAME = 15
 _context = multiprocessing.get_context("forkserver")
+
+
+def start_server() -> None:
+    """Start the process that roles are forked from, if it is not running.
+
+    Raises `CoppiceError` where TMPDIR leaves no room for the name of its socket.
+    """
+    _context.set_forkserver_preload(_PRELOAD)
+    try:
+        forkserver.ensure_running()
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        raise CoppiceError(
+            f"TMPDIR: {tempfile.gettempdir()} is too long a path for the socket through which roles are "
+            "started; set TMPDIR to one of 70 characters or fewer"
+        ) from None
 
 
 class RoleProcess:
@@ -24,7 +45,8 @@ class RoleProcess:
     it; what it says is added to a log."""
 
     def __init__(self, arguments: list[str], log: Path, environment: Mapping[str, str] = {}) -> None:
-        _context.set_forkserver_preload(_PRELOAD)
+        """Starts it; see `start_server` for what may go wrong."""
+        start_server()
         told = (arguments, str(log), {**os.environ, **environment})
         self._process = _context.Process(target=_run, args=told, name=arguments[0])
         self._process.start()

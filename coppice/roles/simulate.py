@@ -26,7 +26,7 @@ from coppice.errors import CoppiceError
 from coppice.roles.clearing import discard
 from coppice.roles.context import Context, declare_failure, read_failure, read_record
 from coppice.roles.master import read_result
-from coppice.roles.processes import RoleProcess
+from coppice.roles.processes import RoleProcess, start_server
 from coppice.roles.status import Status, read_status
 from coppice.roles.telling import SUPERVISED_VARIABLE, tell_failure
 from coppice.runfile import RunFile
@@ -125,6 +125,7 @@ def simulate(
     if os.environ.get("OMP_NUM_THREADS") is None:
         # One thread a role: they share the machine, and one thread's sums are the same everywhere.
         os.environ["OMP_NUM_THREADS"] = "1"
+    start_server()
     logs = Path(tempfile.mkdtemp(prefix=f"coppice-{run.name}-"))
     flags = ["--seed", str(run.seed)]
     master = Worker("master", ["master", str(run_file), "--work", work, *flags], logs / "master.log")

@@ -171,3 +171,15 @@ def test_a_run_that_cannot_be_ends_with_one_line(tmp_path: Path) -> None:
     assert "10 or more" in first
     assert last.startswith("what all roles said is in ")
     assert done.stdout == ""
+
+
+def test_a_temp_folder_too_long_for_sockets_ends_with_one_line(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    command = coppice("simulate", str(_small(tmp_path)), "--work", str(tmp_path / "work"))
+    told = {**environment(), "TMPDIR": str(deep)}
+    done = subprocess.run(command, capture_output=True, text=True, env=told, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"coppice: TMPDIR: {deep} is too long")
+    assert not list(deep.glob("coppice-*"))
