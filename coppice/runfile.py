@@ -162,8 +162,14 @@ class PolishSection(_Section):
     learning_rate: float | None = Field(default=None, gt=0)
     """Of its first step, where the schedule begins anew, that of the surgery before it having ended there;
     default: that schedule goes on to the end of the polish."""
+    schedule: Schedule | None = None
+    """Needs a learning_rate; default: that of the surgery before it."""
     weight_decay: float | None = Field(default=None, ge=0)
     """Default: that of the surgery before it. Pruning wants much of it, the weights that stay hardly any."""
+    average: float | None = Field(default=None, ge=0, le=1)
+    """The last share of the polish over which the weights are averaged: from there on their mean is judged,
+    and training goes on from the weights themselves, best at a constant rate (`schedule`). Of networks that
+    are as small the last one is then the result. Default: in each round for itself, as surgery.average."""
     augment: float = Field(default=1.0, ge=0, le=1)
     """How much is left of what `augment` moves images by: 0.5 is half as far, 0 not at all."""
 
@@ -325,6 +331,12 @@ class RunFile(_Section):
         return self
 
     @model_validator(mode="after")
+    def _polish(self) -> RunFile:
+        if self.polish.schedule is not None and self.polish.learning_rate is None:
+            raise ValueError("polish.schedule needs polish.learning_rate, where it begins")
+        return self
+
+    @model_validator(mode="after")
     def _refinement(self) -> RunFile:
         begin, given = self.refine.begin, self.surgery.accuracy_drop
         if begin is None:
@@ -377,6 +389,13 @@ class RunFile(_Section):
     def cuts(self, iteration: int) -> bool:
         """Whether a round that begins after so many iterations may begin with a search and a cut."""
         return iteration < self.rounds.tmax and self.stage_at(iteration).cuts
+
+    def averaged(self, stage: Stage, iteration: int) -> tuple[int, int]:
+        """(begin, end) of the steps whose weights are averaged, in the round, or the polish, to which the
+        step after so many iterations belongs; both the same: of none."""
+        share = self.polish.average if stage.section == "polish" else None
+        begin, end = stage.round_of(iteration) if share is None else (stage.begin, stage.end)
+        return end - round((self.surgery.average if share is None else share) * (end - begin)), end
 
     def paced(self, iteration: int) -> bool:
         """Whether the step after so many iterations belongs to a surgery that cuts to a schedule."""

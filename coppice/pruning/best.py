@@ -32,9 +32,10 @@ class Best:
             for name, value in self.values.items()
         }
 
-    def beaten_by(self, measure: Measure) -> bool:
-        """Fewest parameters, then highest accuracy; of equals the later one, which has trained longer."""
-        new = (measure.parameters_remaining, -measure.accuracy)
+    def beaten_by(self, measure: Measure, steadier: bool = False) -> bool:
+        """Fewest parameters, then highest accuracy; of equals the later one, which has trained longer.
+        `steadier`: what was measured is the mean of more weights, which is worth more than a few samples."""
+        new = (measure.parameters_remaining, float("-inf") if steadier else -measure.accuracy)
         return new <= (self.measure.parameters_remaining, -self.measure.accuracy)
 
     def info(self) -> dict[str, Any]:

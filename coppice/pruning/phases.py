@@ -68,7 +68,7 @@ def stage_phases(run: RunFile, samples: int, device: torch.device) -> dict[Stage
         cut_decay=run.surgery.cut_decay,
         operates=True,
     )
-    polishing = run.polish.model_dump(exclude={"augment"}, exclude_none=True)
+    polishing = run.polish.model_dump(exclude={"augment", "average"}, exclude_none=True)
     refining = run.refine.model_dump(include={"learning_rate", "schedule", "weight_decay"}, exclude_none=True)
     phases: dict[Stage, Phase] = {}
     before = surgery

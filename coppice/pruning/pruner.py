@@ -232,7 +232,7 @@ class TorchPruner:
 
     def _held_accuracy(self, masks: Masks, tick: Tick) -> float:
         """With these masks (none: nothing cut), on the samples held out."""
-        self.sgd.show(masks)
+        self.sgd.show(masks, self.sgd.settled)
         samples = len(self._held_y)
         return (samples - count_errors(self.model, self._held_x, self._held_y, tick)) / samples
 
@@ -355,20 +355,19 @@ class TorchPruner:
             self.steps.look(phase, done, last=done == end - 1)
 
     def _average(self, phase: Phase, stage: Stage) -> None:
-        """At the end of each round, and of surgery, go on from the mean of the weights."""
-        if not self.run.surgery.average:
-            return
-        begin, end = stage.round_of(self.iteration - 1)
-        if self.iteration <= end - round(self.run.surgery.average * (end - begin)):
+        """Count the weights in the mean; where that is whole, go on from it."""
+        begin, end = self.run.averaged(stage, self.iteration - 1)
+        if self.iteration <= begin:
             return
         self.sgd.add_to_mean()
         if self.iteration == end:
             self.sgd.go_to_mean()
+        if self.iteration in (end, stage.round_of(self.iteration - 1)[1]):
             self._renew_statistics(phase)
 
     def _renew_statistics(self, phase: Phase) -> None:
         """What batch norm knows of activations was so with other weights."""
-        self.sgd.show(self.masks)
+        self.sgd.show(self.masks, self.sgd.settled)
         first = max(self.iteration - _STATISTICS_BATCHES, 0)
         update_bn((self.steps.batch(phase, each)[0] for each in range(first, self.iteration)), self.model)
 
@@ -397,15 +396,23 @@ class TorchPruner:
         # A paced surgery never goes back. What it comes to, polished, goes before smaller ones on the way.
         going = not self.run.paced(self._trained_last())
         first = going and self.best is None and self.run.paced(0)
-        is_best = going and measure.feasible and (self.best is None or self.best.beaten_by(measure))
-        is_result = fit and (first or self.result is None or self.result.beaten_by(measure))
+        steadier = self._is_mean_of_polish()
+        is_best = going and measure.feasible and (self.best is None or self.best.beaten_by(measure, steadier))
+        is_result = fit and (first or self.result is None or self.result.beaten_by(measure, steadier))
         if is_best or is_result:
             now = self._as_it_is(measure)
             self.best = now if is_best else self.best
             self.result = now if is_result else self.result
 
+    def _is_mean_of_polish(self) -> bool:
+        """Whether what is judged now is the mean of more weights than any that was judged before."""
+        stage = self.run.stage_at(self._trained_last())
+        own = stage.section == "polish" and self.run.polish.average is not None
+        return own and self.iteration > self.run.averaged(stage, self._trained_last())[0]
+
     def _as_it_is(self, measure: Measure) -> Best:
-        values = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        now = {**self._tensors(), **self.sgd.settled}
+        values = {name: tensor.detach().clone() for name, tensor in now.items()}
         masks = {name: mask.clone() for name, mask in self.masks.items()}
         return Best(measure, self.crates.copy(), self.limits, values, masks)
 

@@ -38,14 +38,22 @@ class MaskedSGD:
         self.meant = 0
         """Of how many values `mean` is the mean; see `add_to_mean`."""
 
-    def show(self, masks: Mapping[str, torch.Tensor]) -> None:
-        """Put values * mask into the network."""
+    def show(
+        self, masks: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Put values * mask into the network, of its own values or of others."""
+        values = self.values if values is None else values
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 if name in masks:
-                    torch.mul(self.values[name], masks[name], out=parameter.data)
+                    torch.mul(values[name], masks[name], out=parameter.data)
                 else:
-                    parameter.data.copy_(self.values[name])
+                    parameter.data.copy_(values[name])
+
+    @property
+    def settled(self) -> Mapping[str, torch.Tensor]:
+        """What there is to judge: the mean, as far as it goes; else the values."""
+        return self.mean if self.meant else self.values
 
     def forget(self) -> None:
         """Stand still: no momentum, and nothing in the mean."""

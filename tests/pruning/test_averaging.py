@@ -1,4 +1,4 @@
-"""The mean of the weights at the end of each round."""
+"""The mean of the weights, of each round or of a whole polish."""
 
 from __future__ import annotations
 
@@ -174,3 +174,71 @@ def test_the_mean_goes_into_the_narrow_network_and_out_again() -> None:
     narrowed.leave(again, own_masks, model, sgd, masks)
     assert not sgd.mean
     assert sgd.meant == 0
+
+
+def polishing(**polish: object) -> TorchPruner:
+    """Surgery to 40, then a polish in rounds of 20 to 140: the mean of its last 80 steps."""
+    how = {"learning_rate": 0.2, "schedule": "constant", "average": 0.8, **polish}
+    pruner = TorchPruner(
+        small(
+            surgery={"prune_until": 40},
+            rounds={"iterations": 20, "tmax": 140},
+            polish=how,
+            constraint={"accuracy_drop": 0.9},
+            model=NORMED,
+        )
+    )
+    pruner.train_reference(120, no_tick)
+    pruner.apply(np.full(len(pruner.found), 0.3), 0.5)
+    pruner.train(60, no_tick)
+    return pruner
+
+
+def test_in_a_polish_the_mean_is_judged_while_the_weights_go_their_way() -> None:
+    pruner, plain = polishing(), polishing(average=None)
+    assert values(pruner).keys() == values(plain).keys()
+    for begin in range(60, 140, 20):
+        steps = []
+        for _ in range(20):
+            pruner.train(1, no_tick)
+            steps.append(values(pruner)["out.weight"])
+        plain.train(20, no_tick)
+        if begin + 20 < 140:
+            assert torch.equal(values(pruner)["out.weight"], values(plain)["out.weight"]), "as if unjudged"
+            assert pruner.sgd.meant == begin + 20 - 60
+        measure = pruner.measure(no_tick)
+        assert pruner.best is not None
+        assert pruner.best.measure == measure, "the mean of more steps goes before luck"
+        if begin == 60:
+            mean = torch.stack(steps).mean(0)
+            assert torch.allclose(pruner.best.values["out.weight"], mean, atol=1e-6)
+            shown = dict(pruner.model.named_parameters())["out.weight"]
+            assert torch.equal(shown, pruner.best.tensors()["out.weight"])
+    assert pruner.sgd.meant == 0
+    assert pruner.best is not None
+    assert torch.equal(pruner.best.values["out.weight"], values(pruner)["out.weight"]), "it ends there"
+
+
+def test_the_mean_of_a_polish_survives_a_restart() -> None:
+    def rounds(pruner: TorchPruner, restarts: bool) -> bytes:
+        for _ in range(4):
+            pruner.train(20, no_tick)
+            pruner.measure(no_tick)
+            if restarts:
+                checkpoint = pruner.checkpoint()
+                pruner = TorchPruner(pruner.run)
+                pruner.restore(checkpoint)
+        return pruner.checkpoint()
+
+    assert rounds(polishing(), restarts=True) == rounds(polishing(), restarts=False)
+
+
+def test_before_the_mean_begins_the_most_accurate_weights_are_kept() -> None:
+    pruner = polishing(average=0.2)
+    measures = [pruner.measure(no_tick)]
+    for _ in range(3):
+        pruner.train(20, no_tick)
+        measures.append(pruner.measure(no_tick))
+    assert pruner.sgd.meant == 0
+    assert pruner.best is not None
+    assert pruner.best.measure.accuracy == max(each.accuracy for each in measures)

@@ -25,7 +25,9 @@ def paced(**sections: Any) -> RunFile:
         "surgery": {"prune_until": 300, "pace_until": 200, "accuracy_drop": 0.9},
         "constraint": {"accuracy_drop": 0.1, "search_drop": 0.9, "compression": 6.0},
     }
-    return small(**{key: {**standing.get(key, {}), **sections.get(key, {})} for key in standing})
+    return small(
+        **{key: {**standing.get(key, {}), **sections.get(key, {})} for key in {**standing, **sections}}
+    )
 
 
 def after_first_cut(run: RunFile, crates: float = 0.0) -> TorchPruner:
@@ -146,6 +148,7 @@ def test_what_only_the_surgery_may_lose_is_no_result() -> None:
         ({"constraint": {"compression": None}}, "surgery.pace_until needs constraint.compression"),
         ({"surgery": {"pace_until": 301}}, "surgery.pace_until must not be above surgery.prune_until"),
         ({"surgery": {"pace_until": None}}, "surgery.accuracy_drop needs a refinement"),
+        ({"polish": {"schedule": "constant"}}, "polish.schedule needs polish.learning_rate"),
     ],
 )
 def test_what_cannot_be_is_said(sections: dict[str, Any], said: str) -> None:

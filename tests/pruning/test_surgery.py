@@ -277,6 +277,8 @@ def test_each_phase_has_its_schedule() -> None:
     assert rates() == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 40)) for i in range(40)])
     assert rates(polish={"weight_decay": 0.5}) == rates()
     assert rates(polish={"learning_rate": 0.1}) == pytest.approx(half + [0.1 * rate for rate in half])
+    constant = rates(polish={"learning_rate": 0.1, "schedule": "constant"})
+    assert constant == pytest.approx(half + 20 * [0.1])
     assert rates(surgery={"prune_until": 0}) == rates(), "a run that cuts nothing trains all the same"
     cycle = [0.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)]
     assert rates(surgery={"schedule": "cycle"}) == pytest.approx(4 * cycle)
