@@ -142,7 +142,7 @@ class TorchPruner:
         if target is not None:
             cut = self._cut_masks(thresholds(self._spreads(), self.start_crates()))
             drop = max(0.0, self.reference_accuracy - self._held_accuracy(cut, _no_tick))
-            least = math.ceil(target / AHEAD)
+            least = math.ceil(max(target / AHEAD, self._goal()))
         return pack_published(self._tensors(), self.found, self.masks, Allowed(drop, least), order)
 
     def start_crates(self) -> Float64s:
@@ -222,8 +222,13 @@ class TorchPruner:
         enough, until = self.run.constraint.compression, self.run.surgery.pace_until
         if enough is None or until is None or self.paced_from is None or not self.run.paced(self.iteration):
             return None
-        asked = scheduled(self.paced_from, self._total() / (enough * AHEAD), self.iteration / until)
+        asked = scheduled(self.paced_from, self._goal(), self.iteration / until)
         return max(asked, math.ceil(self._remaining() / MOST_AT_ONCE))
+
+    def _goal(self) -> float:
+        """How many parameters a paced surgery cuts to in the end."""
+        assert self.run.constraint.compression is not None
+        return self._total() / (self.run.constraint.compression * AHEAD)
 
     def _cut_masks(self, limits: Sequence[float]) -> Masks:
         """The masks after one surgery at these thresholds."""
