@@ -55,6 +55,7 @@ class Row:
 _UNPACED = ("surgery.pace_until=null", "surgery.accuracy_drop=null", "constraint.compression=null")
 _FREE = (*_UNPACED, "constraint.accuracy_drop=1.0", "constraint.search_drop=null")
 """A schedule asks no constraint."""
+_ANNEALED = ("polish.schedule=null", "polish.average=null")
 _STILL = ("augment.shift=0", "augment.rotate=0", "augment.scale=0", "augment.shear=0")
 
 ROWS = (
@@ -65,8 +66,9 @@ ROWS = (
         "unpolished",
         "no polish of its own: one schedule, one weight decay",
         "ideas",
-        ("polish.learning_rate=null", "polish.weight_decay=null"),
+        (*_ANNEALED, "polish.learning_rate=null", "polish.weight_decay=null"),
     ),
+    Row("annealed", "the polish's learning rate falls, its rounds are judged", "ideas", _ANNEALED),
     Row("moved", "the polish moves images as far as the surgery", "ideas", ("polish.augment=1.0",)),
     Row("unpaced", "every search cuts as far as it may, what fails is taken back", "ideas", _UNPACED),
     Row("unaveraged", "weights are judged as the last step left them", "ideas", ("surgery.average=0",)),
