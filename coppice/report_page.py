@@ -18,7 +18,7 @@ from coppice.yamlfile import to_yaml
 
 if TYPE_CHECKING:
     from coppice.pruning.contract import ExportReport
-    from coppice.report import Facts
+    from coppice.report_facts import Facts
 
 
 def page(facts: Facts) -> str:

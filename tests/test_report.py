@@ -15,7 +15,8 @@ import pytest
 
 from coppice import plots
 from coppice.pruning.contract import Export, ExportReport, Layer, Measure, Outcome, Timing
-from coppice.report import read_facts, write_report
+from coppice.report import write_report
+from coppice.report_facts import read_facts
 from coppice.roles.history import SearchHistory
 from coppice.roles.result import write_result
 from coppice.roles.rounds import keep_round
@@ -404,13 +405,14 @@ def test_a_finished_run_of_a_network_with_one_layer(made: Made) -> None:
 # Layers of an unfinished run, from the outer loop's checkpoint
 
 
-def _checkpoint(made: Made, hidden: list[int], crates: list[float]) -> Any:
+def _checkpoint(made: Made, hidden: list[int], crates: list[float], paced: bool = False) -> Any:
     from coppice.pruning.pruner import TorchPruner
 
     made.settings = {
         "model": {"name": "mlp", "arguments": {"inputs": 64, "hidden": hidden, "classes": 10}},
         "reference": {"iterations": 2},
-        "constraint": {"accuracy_drop": 1.0, "samples": 50},
+        "constraint": {"accuracy_drop": 1.0, "samples": 50, "compression": 1000.0},
+        "surgery": {"pace_until": 100 if paced else None},
     }
     made.layers = tuple(f"fc{i + 1}" for i in range(len(hidden) + 1))
     made.record()
@@ -423,8 +425,9 @@ def _checkpoint(made: Made, hidden: list[int], crates: list[float]) -> Any:
     return measure
 
 
-def test_the_layers_of_an_unfinished_run_come_from_the_checkpoint(made: Made) -> None:
-    measure = _checkpoint(made, [30, 20], [0.5, 1.0, 0.25])
+@pytest.mark.parametrize("paced", [False, True])
+def test_the_layers_of_an_unfinished_run_come_from_the_checkpoint(made: Made, paced: bool) -> None:
+    measure = _checkpoint(made, [30, 20], [0.5, 1.0, 0.25], paced)
     facts = read_facts(made.store)
     assert [layer.name for layer in facts.layers] == ["fc1", "fc2", "fc3"]
     assert [layer.shape for layer in facts.layers] == [(30, 64), (20, 30), (10, 20)]
