@@ -8,18 +8,10 @@ to the bit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from coppice.errors import CoppiceError
-
-if TYPE_CHECKING:
-    from coppice.search.generations import GenerationalOptimizer
-
-METHODS = ("ncs", "cmaes", "random")
-"""What `make_optimizer` knows."""
 
 Float64s = npt.NDArray[np.float64]
 State = dict[str, npt.NDArray[Any]]
@@ -57,44 +49,3 @@ class Optimizer(ABC):
     @abstractmethod
     def restore(self, state: State) -> None:
         """Go on where `state` was taken; the object must have been made with the same arguments."""
-
-
-def make_optimizer(
-    method: str,
-    *,
-    start: Float64s,
-    lower: float,
-    upper: float,
-    population: int,
-    evaluations: int,
-    sigma: float | None,
-    seed: int | tuple[int, ...],
-) -> Optimizer:
-    """An optimiser by the name that the run file gives it: 'ncs', 'cmaes' or 'random'.
-
-    `start`: float64 (dimensions,), the first solution that is asked for. `sigma`: first step size, None for
-    the method's own ((upper - lower) / population for ncs, (upper - lower) / 10 for cmaes; random has none).
-    `seed` feeds numpy.random.SeedSequence.
-
-    Raises `CoppiceError` for an unknown method, a start that is not of shape (dimensions,) inside the box,
-    bounds that are no box, a population below 2 (1 for random), or another number out of its range.
-    """
-    # Here and not above: the methods import this module, and only 'cmaes' should load its package.
-    kind: type[GenerationalOptimizer]
-    if method == "ncs":
-        from coppice.search.ncs import NCS as kind
-    elif method == "cmaes":
-        from coppice.search.cmaes import CMAES as kind
-    elif method == "random":
-        from coppice.search.random_search import RandomSearch as kind
-    else:
-        raise CoppiceError(f"search: unknown method {method!r}; known are {', '.join(METHODS)}")
-    return kind(
-        start=start,
-        lower=lower,
-        upper=upper,
-        population=population,
-        evaluations=evaluations,
-        sigma=sigma,
-        seed=seed,
-    )
