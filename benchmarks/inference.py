@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from benchmarks.command import run as run_command
 from coppice.data import load_data
 from coppice.models.builtin import lenet_5, lenet_300_100
 from coppice.pruning.contract import ExportReport
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import yaml
 
+from benchmarks.command import run as run_command
 from coppice.pruning.contract import Float64s, Measure, Outcome
 from coppice.pruning.pruner import TorchPruner
 from coppice.pruning.scoring.fast import FastScorer
@@ -170,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -28,6 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import run as run_command
 from benchmarks.local_run import run_locally
 from coppice.data import load_data
 from coppice.data.dataset import stratified_split
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
