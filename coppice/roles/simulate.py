@@ -125,7 +125,7 @@ def simulate(
     if os.environ.get("OMP_NUM_THREADS") is None:
         # One thread a role: they share the machine, and one thread's sums are the same everywhere.
         os.environ["OMP_NUM_THREADS"] = "1"
-    start_server()
+    start_server()  # first, since it may fail: then nothing has been made yet
     logs = Path(tempfile.mkdtemp(prefix=f"coppice-{run.name}-"))
     flags = ["--seed", str(run.seed)]
     master = Worker("master", ["master", str(run_file), "--work", work, *flags], logs / "master.log")

@@ -13,44 +13,26 @@ order, which gives the same floats on the same machine. Its generator is seeded 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import cmaes
 import numpy as np
 
 from coppice.errors import CoppiceError
 from coppice.search.generations import GenerationalOptimizer, take
-from coppice.search.optimizer import Float64s, State
+from coppice.search.optimizer import Float64s, Given, State
 
 
 class CMAES(GenerationalOptimizer):
-    """CMA-ES; arguments as in `make_optimizer`. `sigma` is (upper - lower) / 10 unless given: less than the
+    """CMA-ES; arguments as in `Given`. `sigma` is (upper - lower) / 10 unless given: less than the
     0.3 that is advised for an unknown optimum, since start is a good solution already, and a wide first
     generation around it is infeasible as a whole. A state grows with the evaluations: 8 (dimensions + 1)
     bytes each."""
 
     method: ClassVar[str] = "cmaes"
 
-    def __init__(
-        self,
-        *,
-        start: Float64s,
-        lower: float,
-        upper: float,
-        population: int,
-        evaluations: int,
-        sigma: float | None,
-        seed: int | tuple[int, ...],
-    ) -> None:
-        super().__init__(
-            start=start,
-            lower=lower,
-            upper=upper,
-            population=population,
-            evaluations=evaluations,
-            sigma=sigma,
-            seed=seed,
-        )
+    def __init__(self, **given: Unpack[Given]) -> None:
+        super().__init__(**given)
         self._width = self._upper - self._lower
         self._sigma_0 = 0.1 if self._given_sigma is None else self._given_sigma / self._width
         self._forget()

@@ -26,11 +26,8 @@ LARGEST_BOUND = 1e100
 
 
 class GenerationalOptimizer(Optimizer):
-    """An optimiser that asks for `population` solutions at a time.
-
-    `start`: float64 (dimensions,), inside the box, row 0 of the first generation. `population`: rows of a
-    generation. `evaluations`: the budget. `sigma`: first step size, None for the method's own.
-    `seed`: non-negative integers for numpy.random.SeedSequence.
+    """An optimiser that asks for `population` solutions at a time, first of all for `start`; arguments as in
+    `Given`.
 
     Raises `CoppiceError` when an argument cannot be used.
     """

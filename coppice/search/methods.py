@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from coppice.errors import CoppiceError
-from coppice.search.optimizer import Float64s, Optimizer
+from coppice.search.optimizer import Given, Optimizer
 
 if TYPE_CHECKING:
     from coppice.search.generations import GenerationalOptimizer
@@ -14,22 +14,8 @@ METHODS = ("ncs", "cmaes", "random")
 """What `make_optimizer` knows."""
 
 
-def make_optimizer(
-    method: str,
-    *,
-    start: Float64s,
-    lower: float,
-    upper: float,
-    population: int,
-    evaluations: int,
-    sigma: float | None,
-    seed: int | tuple[int, ...],
-) -> Optimizer:
+def make_optimizer(method: str, **given: Unpack[Given]) -> Optimizer:
     """An optimiser by the name that the run file gives it: 'ncs', 'cmaes' or 'random'.
-
-    `start`: float64 (dimensions,), the first solution that is asked for. `sigma`: first step size, None for
-    the method's own ((upper - lower) / population for ncs, (upper - lower) / 10 for cmaes; random has none).
-    `seed` feeds numpy.random.SeedSequence.
 
     Raises `CoppiceError` for an unknown method, a start that is not of shape (dimensions,) inside the box,
     bounds that are no box, a population below 2 (1 for random), or another number out of its range.
@@ -44,12 +30,4 @@ def make_optimizer(
         from coppice.search.random_search import RandomSearch as kind
     else:
         raise CoppiceError(f"search: unknown method {method!r}; known are {', '.join(METHODS)}")
-    return kind(
-        start=start,
-        lower=lower,
-        upper=upper,
-        population=population,
-        evaluations=evaluations,
-        sigma=sigma,
-        seed=seed,
-    )
+    return kind(**given)

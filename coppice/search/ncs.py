@@ -21,13 +21,13 @@ Where this differs from NCS.m, and why:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 
 from coppice.errors import CoppiceError
 from coppice.search.generations import GenerationalOptimizer, take
-from coppice.search.optimizer import Float64s, State
+from coppice.search.optimizer import Float64s, Given, State
 
 SIGMA_MIN, SIGMA_MAX = 1e-150, 1e150
 FARTHEST = 1e300
@@ -35,7 +35,7 @@ FARTHEST = 1e300
 
 
 class NCS(GenerationalOptimizer):
-    """NCS with n = `population` searches; arguments as in `make_optimizer`.
+    """NCS with n = `population` searches; arguments as in `Given`.
 
     `spread`: where the other searches begin: around start ('start') or anywhere in the box ('box', as
     published). `r`: the step sizes are divided or multiplied by it once an epoch. One step size serves all
@@ -48,25 +48,11 @@ class NCS(GenerationalOptimizer):
     def __init__(
         self,
         *,
-        start: Float64s,
-        lower: float,
-        upper: float,
-        population: int,
-        evaluations: int,
-        sigma: float | None,
-        seed: int | tuple[int, ...],
         spread: Literal["start", "box"] = "start",
         r: float = 0.99,
+        **given: Unpack[Given],
     ) -> None:
-        super().__init__(
-            start=start,
-            lower=lower,
-            upper=upper,
-            population=population,
-            evaluations=evaluations,
-            sigma=sigma,
-            seed=seed,
-        )
+        super().__init__(**given)
         if spread not in ("start", "box"):
             raise CoppiceError(f"search: spread must be 'start' or 'box', not {spread!r}")
         if not 0 < r < 1:

@@ -8,7 +8,7 @@ to the bit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,25 @@ import numpy.typing as npt
 Float64s = npt.NDArray[np.float64]
 State = dict[str, npt.NDArray[Any]]
 """Arrays by name, of plain dtypes (no objects), so that numpy's npz keeps them without pickling."""
+
+
+class Given(TypedDict):
+    """What every method is made with."""
+
+    start: Float64s
+    """float64 (dimensions,), inside the box: the first solution that is asked for."""
+    lower: float
+    upper: float
+    """The box, the same in all dimensions."""
+    population: int
+    """Rows of a generation."""
+    evaluations: int
+    """The budget."""
+    sigma: float | None
+    """First step size; None for the method's own ((upper - lower) / population for ncs, (upper - lower) / 10
+    for cmaes; random has none)."""
+    seed: int | tuple[int, ...]
+    """Not negative; for numpy.random.SeedSequence."""
 
 
 class Optimizer(ABC):
