@@ -238,6 +238,104 @@ def judge_rows(
 
 
 @_compiled
+def _sum_lines(
+    maps: Float32s,
+    tile: int,
+    start: int,
+    sources: Int64s,
+    shifts: Int64s,
+    values: Float32s,
+    sums: Float32s,
+) -> None:
+    """sums[t] = sum_k values[k] * maps[sources[k], tile, start + shifts[k] + t]; sums: float32 (numbers,)."""
+    last, k = len(values), 0
+    stop = start + len(sums)
+    if last >= 4:
+        a, b, c, d = values[0], values[1], values[2], values[3]
+        la, lb, lc, ld = shifts[0], shifts[1], shifts[2], shifts[3]
+        xa = maps[sources[0], tile, start + la : stop + la]
+        xb = maps[sources[1], tile, start + lb : stop + lb]
+        xc = maps[sources[2], tile, start + lc : stop + lc]
+        xd = maps[sources[3], tile, start + ld : stop + ld]
+        for t in range(len(sums)):
+            sums[t] = a * xa[t] + b * xb[t] + c * xc[t] + d * xd[t]
+        k = 4
+    else:
+        for t in range(len(sums)):
+            sums[t] = np.float32(0)
+    while k + 8 <= last:
+        a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
+        e, f, g, h = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
+        la, lb, lc, ld = shifts[k], shifts[k + 1], shifts[k + 2], shifts[k + 3]
+        le, lf, lg, lh = shifts[k + 4], shifts[k + 5], shifts[k + 6], shifts[k + 7]
+        xa = maps[sources[k], tile, start + la : stop + la]
+        xb = maps[sources[k + 1], tile, start + lb : stop + lb]
+        xc = maps[sources[k + 2], tile, start + lc : stop + lc]
+        xd = maps[sources[k + 3], tile, start + ld : stop + ld]
+        xe = maps[sources[k + 4], tile, start + le : stop + le]
+        xf = maps[sources[k + 5], tile, start + lf : stop + lf]
+        xg = maps[sources[k + 6], tile, start + lg : stop + lg]
+        xh = maps[sources[k + 7], tile, start + lh : stop + lh]
+        for t in range(len(sums)):
+            four = a * xa[t] + b * xb[t] + c * xc[t] + d * xd[t]
+            sums[t] += four + (e * xe[t] + f * xf[t] + g * xg[t] + h * xh[t])
+        k += 8
+    while k + 2 <= last:
+        a, b = values[k], values[k + 1]
+        la, lb = shifts[k], shifts[k + 1]
+        xa = maps[sources[k], tile, start + la : stop + la]
+        xb = maps[sources[k + 1], tile, start + lb : stop + lb]
+        for t in range(len(sums)):
+            sums[t] += a * xa[t] + b * xb[t]
+        k += 2
+    if k < last:
+        a, la = values[k], shifts[k]
+        xa = maps[sources[k], tile, start + la : stop + la]
+        for t in range(len(sums)):
+            sums[t] += a * xa[t]
+
+
+@_compiled
+def _pool_line(
+    sums: Float32s,
+    across: int,
+    pool: Pair,
+    right: int,
+    bias: np.float32,
+    floor: np.float32,
+    size: int,
+    places: int,
+    step: int,
+    out: Float32s,
+) -> None:
+    """One line of a convolution's result: of each pool the largest, plus the bias, not below `floor`.
+
+    sums: float32 (places, MAP_TILE), a line of `across` places after the other; right: how far it is from
+    pool to pool. out: float32, flat, filled in for `places` of them, `size` samples each, `step` by `step`.
+    """
+    pairs = size == MAP_TILE and pool[0] == 2 and pool[1] == 2
+    for j in range(places):
+        place, left = j * step, j * right
+        if pairs:  # all sizes are known: a few whole vectors
+            to = out[place : place + MAP_TILE]
+            for t in range(MAP_TILE):
+                upper = max(sums[left, t], sums[left + 1, t])
+                lower = max(sums[left + across, t], sums[left + across + 1, t])
+                to[t] = max(max(upper, lower) + bias, floor)
+        else:
+            to = out[place : place + size]
+            for t in range(size):
+                to[t] = sums[left, t]
+            for p in range(pool[0]):
+                for q in range(pool[1]):
+                    other = left + p * across + q
+                    for t in range(size):
+                        to[t] = max(to[t], sums[other, t])
+            for t in range(size):
+                to[t] = max(to[t] + bias, floor)
+
+
+@_compiled
 def convolve(
     maps: Float32s,
     across: int,
@@ -269,12 +367,11 @@ def convolve(
     `samples`. ahead: the tile of maps that is the first of out.
     """
     row, wide = across * MAP_TILE, shape[1] * MAP_TILE
-    # Lines are as long as those of the maps, so that a weight is one long row; their ends are of no use.
-    length = (shape[0] - 1) * row + wide
-    sums = np.empty(length, np.float32)
-    high = np.empty(wide, np.float32)
-    best = np.empty(MAP_TILE, np.float32)
-    zero = np.float32(0)
+    # So many lines of the result at a time that what they come from stays in the nearest cache. Lines are as
+    # long as those of the maps, so that a weight is one long row; what is between them is of no use.
+    together = max(1, (PART // row - pool[0]) // stride[0] + 1)
+    sums = np.empty((((together - 1) * stride[0] + pool[0]) * across, MAP_TILE), np.float32)
+    floor = np.float32(0) if relu else np.float32(-np.inf)
     first = end
     for r in range(len(into)):
         first = min(first, since[r])
@@ -283,74 +380,24 @@ def convolve(
         for r in range(len(into)):
             if (tile + 1) * MAP_TILE <= since[r]:
                 continue
-            for start in range(0, length, PART):
-                stop = min(start + PART, length)
-                target, long = sums[start:stop], stop - start
-                k, last = begins[r], begins[r + 1]
-                bias = biases[r]
-                if k + 4 <= last:
-                    a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
-                    la, lb, lc, ld = shifts[k], shifts[k + 1], shifts[k + 2], shifts[k + 3]
-                    xa = maps[sources[k], ahead + tile, start + la : stop + la]
-                    xb = maps[sources[k + 1], ahead + tile, start + lb : stop + lb]
-                    xc = maps[sources[k + 2], ahead + tile, start + lc : stop + lc]
-                    xd = maps[sources[k + 3], ahead + tile, start + ld : stop + ld]
-                    for t in range(long):
-                        target[t] = bias + a * xa[t] + b * xb[t] + c * xc[t] + d * xd[t]
-                    k += 4
-                else:
-                    for t in range(long):
-                        target[t] = bias
-                while k + 8 <= last:
-                    a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
-                    e, f, g, h = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
-                    la, lb, lc, ld = shifts[k], shifts[k + 1], shifts[k + 2], shifts[k + 3]
-                    le, lf, lg, lh = shifts[k + 4], shifts[k + 5], shifts[k + 6], shifts[k + 7]
-                    xa = maps[sources[k], ahead + tile, start + la : stop + la]
-                    xb = maps[sources[k + 1], ahead + tile, start + lb : stop + lb]
-                    xc = maps[sources[k + 2], ahead + tile, start + lc : stop + lc]
-                    xd = maps[sources[k + 3], ahead + tile, start + ld : stop + ld]
-                    xe = maps[sources[k + 4], ahead + tile, start + le : stop + le]
-                    xf = maps[sources[k + 5], ahead + tile, start + lf : stop + lf]
-                    xg = maps[sources[k + 6], ahead + tile, start + lg : stop + lg]
-                    xh = maps[sources[k + 7], ahead + tile, start + lh : stop + lh]
-                    for t in range(long):
-                        four = a * xa[t] + b * xb[t] + c * xc[t] + d * xd[t]
-                        target[t] += four + (e * xe[t] + f * xf[t] + g * xg[t] + h * xh[t])
-                    k += 8
-                while k + 2 <= last:
-                    a, b = values[k], values[k + 1]
-                    la, lb = shifts[k], shifts[k + 1]
-                    xa = maps[sources[k], ahead + tile, start + la : stop + la]
-                    xb = maps[sources[k + 1], ahead + tile, start + lb : stop + lb]
-                    for t in range(long):
-                        target[t] += a * xa[t] + b * xb[t]
-                    k += 2
-                if k < last:
-                    a, la = values[k], shifts[k]
-                    xa = maps[sources[k], ahead + tile, start + la : stop + la]
-                    for t in range(long):
-                        target[t] += a * xa[t]
-            for i in range(result[0]):
-                top = i * stride[0] * row
-                line = sums[top : top + wide]
-                for t in range(wide):
-                    high[t] = line[t]
-                for p in range(1, pool[0]):
-                    line = sums[top + p * row : top + p * row + wide]
-                    for t in range(wide):
-                        high[t] = max(high[t], line[t])
-                for j in range(result[1]):
-                    left = j * stride[1] * MAP_TILE
-                    for t in range(MAP_TILE):
-                        best[t] = high[left + t]
-                    for q in range(1, pool[1]):
-                        line = high[left + q * MAP_TILE : left + (q + 1) * MAP_TILE]
-                        for t in range(MAP_TILE):
-                            best[t] = max(best[t], line[t])
-                    if relu:
-                        for t in range(MAP_TILE):
-                            best[t] = max(best[t], zero)
-                    place = into[r] * steps[0] + tile * steps[1] + (i * result[1] + j) * steps[2]
-                    for t in range(size):
-                        out[place + t] = best[t]
+            k, last = begins[r], begins[r + 1]
+            for above in range(0, result[0], together):
+                lines = min(together, result[0] - above)
+                start = above * stride[0] * row
+                long = ((lines - 1) * stride[0] + pool[0] - 1) * row + wide
+                target = sums.reshape(-1)[:long]
+                _sum_lines(maps, ahead + tile, start, sources[k:last], shifts[k:last], values[k:last], target)
+                for i in range(lines):
+                    place = into[r] * steps[0] + tile * steps[1] + (above + i) * result[1] * steps[2]
+                    _pool_line(
+                        sums[i * stride[0] * across :],
+                        across,
+                        pool,
+                        stride[1],
+                        biases[r],
+                        floor,
+                        size,
+                        result[1],
+                        steps[2],
+                        out[place:],
+                    )
