@@ -2,6 +2,7 @@
 
 What a unit of it gives hangs on nothing but which of its weights remain: it is kept in a slot and taken by
 every later solution that cuts the unit alike; one that cuts it nearly alike adds or takes away what differs.
+Where much has been added and taken away again, roundings are left: a unit begins anew now and then.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coppice.pruning.contract import Float32s, Int64s
+from coppice.pruning.contract import Float32s, Float64s, Int64s
 from coppice.pruning.scoring import kernels
 from coppice.pruning.scoring.cuts import LayerCuts
-from coppice.pruning.scoring.layout import convolve, room
+from coppice.pruning.scoring.layout import convolve, largest_inputs, room
 from coppice.pruning.scoring.stages import Stage
+
+_MOST = 4.0
+"""How many times what its terms add up to may have gone through a slot."""
 
 
 @dataclass(slots=True)
@@ -31,6 +35,8 @@ class Filling:
     columns: Int64s
     values: Float32s
     """Negative what is taken away."""
+    reach: Float32s
+    """What goes through each slot, that of its base too, adds up to at most, without signs."""
 
 
 class FirstStage:
@@ -49,6 +55,8 @@ class FirstStage:
         slots = max(2 * stage.units, cache_bytes // (4 * samples * stage.each))
         self.number = min(slots, 200 * stage.units)
         self.values = room(self.number, stage, after, samples)
+        self.reach = np.zeros(self.number, np.float32)
+        """What the terms that have gone through a slot add up to at most, without their signs."""
         self._filled = np.zeros(self.number, np.int64)
         """Samples, from the first."""
         self._name_in = np.full((self.number, 3), -1, np.int64)
@@ -69,6 +77,9 @@ class FirstStage:
         self._begins = [
             np.concatenate([[0], np.cumsum(np.bincount(unit, minlength=stage.units))]) for unit in units
         ]
+        sizes = np.abs(stage.weight * largest_inputs(x, stage)).ravel().astype(np.float64)
+        self._up_to = [np.concatenate([[0.0], np.cumsum(sizes[group])]) for group in self._ranked]
+        """What terms add up to at most, from the first of each group to any."""
 
     def find(self, units: Int64s, in_force: Int64s, others: Int64s) -> Int64s:
         """The slot of each unit that keeps so many weights; new ones take what was not used for longest."""
@@ -132,6 +143,8 @@ class FirstStage:
                 self.values,
                 self._tiled,
             )
+        before = np.where(since > 0, self.reach[filling.slots], 0)
+        self.reach[filling.slots] = np.maximum(before, filling.reach)
         self._filled[filling.slots] = end
         return filling
 
@@ -143,12 +156,29 @@ class FirstStage:
         names = self._name_in[slots]
         base = np.full(len(slots), -1, np.int64)
         have = np.zeros((len(slots), 2), np.int64)
+        reach = self._reach(names, have)
         if self.stage.kernel is None:
             kernels.nearest_slots(names, self._heads, self._following, self._name_in, self._filled, end, base)
             have[base >= 0] = self._name_in[base[base >= 0], 1:]
+            through = self.reach[base] + self._reach(names, have)
+            anew = (base < 0) | (through > _MOST * reach)
+            base[anew], have[anew] = -1, 0
+            reach = np.where(anew, reach, through)
+        else:
+            reach += np.abs(biases)
         begins, places, signs = self._differences(names, have)
         values = self.stage.weight.ravel()[places] * signs
-        return Filling(slots, biases, base, begins, places % self.stage.weight.shape[1], values)
+        columns = places % self.stage.weight.shape[1]
+        return Filling(slots, biases, base, begins, columns, values, reach.astype(np.float32))
+
+    def _reach(self, names: Int64s, have: Int64s) -> Float64s:
+        """What all terms add up to at most, without signs, that make units that have so many weights already
+        what they are named."""
+        total = np.zeros(len(names))
+        for group, up_to in enumerate(self._up_to):
+            first = self._begins[group][names[:, 0]]
+            total += np.abs(up_to[first + names[:, 1 + group]] - up_to[first + have[:, group]])
+        return total
 
     def _differences(self, names: Int64s, have: Int64s) -> tuple[Int64s, Int64s, Float32s]:
         """What to add to units that have so many weights already: begins (units + 1,), and for each weight

@@ -7,6 +7,7 @@ own cache. None of the functions checks its arguments.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -16,6 +17,7 @@ from coppice.pruning.contract import Float32s, Int64s
 
 Int8s = npt.NDArray[np.int8]
 Pair = tuple[int, int]
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 TILE = 128
 """Samples."""
@@ -25,13 +27,13 @@ PART = 4096
 """Numbers of a map that are worked on at a time."""
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+def _compiled(function: _Function) -> _Function:
     """Products and sums may be fused, nothing else is rearranged."""
     fused = {"contract"}
     try:
-        return numba.njit(nogil=True, fastmath=fused, cache=True)(function)
+        return numba.njit(nogil=True, fastmath=fused, cache=True)(function)  # type: ignore[return-value]
     except RuntimeError:  # nowhere to keep the compiled code: compile it in every process
-        return numba.njit(nogil=True, fastmath=fused)(function)
+        return numba.njit(nogil=True, fastmath=fused)(function)  # type: ignore[return-value]
 
 
 # Slots: those of one unit are a list, from heads[unit] over following[slot] to -1. names: int64 (slots, 3),
@@ -154,6 +156,31 @@ def add_rows(
 
 
 @_compiled
+def _reach_of_logits(
+    reach: Float32s,
+    shift: Float32s,
+    sizes: Int64s,
+    begins: Int64s,
+    columns: Int64s,
+    values: Float32s,
+    biases: Float32s,
+) -> np.float32:
+    """What the terms of any logit add up to at most, without their signs; see `judge_rows`."""
+    before = reach + np.abs(shift)
+    at, unit = 0, 0
+    for size in sizes:
+        after = np.abs(biases[unit : unit + size])
+        for r in range(size):
+            for k in range(begins[at + r], begins[at + r + 1]):
+                after[r] += abs(values[k]) * before[columns[k]]
+        at += size + 1
+        unit += size
+        before = after
+    largest: np.float32 = before.max()
+    return largest
+
+
+@_compiled
 def judge_rows(
     z: Float32s,
     rows: Int64s,
@@ -166,18 +193,24 @@ def judge_rows(
     biases: Float32s,
     relus: npt.NDArray[np.bool_],
     y: Int64s,
+    reach: Float32s,
     close: np.float32,
+    rounding: np.float32,
     codes: Int8s,
 ) -> None:
     """The linear layers that end a network, and what their logits say of the samples.
 
     z: float32 (slots, n); the input of the first of them is z[rows[i]] + shift[i], cut off below 0 if
     `cut_off`. Layer l has sizes[l] units; begins, biases and relus of all layers follow one another
-    (begins: sizes[l] + 1 a layer). y: int64 (n,), close: float32; codes: int8 (n,), filled in.
+    (begins: sizes[l] + 1 a layer). y: int64 (n,). reach: float32 (len(rows),), what the terms of each
+    z[rows[i]] add up to at most, without their signs. Two logits are too close to call that differ by less
+    than `close` of the largest, or `rounding` of what the terms of a logit add up to at most. codes: int8
+    (n,), filled in.
     """
     widest = len(rows)
     for size in sizes:
         widest = max(widest, size)
+    noise = rounding * _reach_of_logits(reach, shift, sizes, begins, columns, values, biases)
     before, after = np.empty((widest, TILE), np.float32), np.empty((widest, TILE), np.float32)
     zero = np.float32(0)
     for start in range(0, len(y), TILE):
@@ -229,7 +262,7 @@ def judge_rows(
                 if r != right:
                     other = max(other, logit)
             margin = own - other
-            if not abs(margin) > close * largest:
+            if not abs(margin) > max(close * largest, noise):
                 codes[start + t] = 2
             elif margin < 0:
                 codes[start + t] = 1

@@ -37,6 +37,12 @@ def room(units: int, stage: Stage, after: Stage, samples: int) -> Float32s:
     return np.empty((units, _tiles(samples), height, width * kernels.MAP_TILE), np.float32)
 
 
+def largest_inputs(x: Float32s, stage: Stage) -> Float32s:
+    """(inputs,): the largest magnitude that each weight of a unit meets; x: the samples, `arranged`."""
+    of_unit = x.reshape(len(x), -1)
+    return np.repeat(np.maximum(of_unit.max(axis=1), -of_unit.min(axis=1)), stage.field)
+
+
 def _tiles(samples: int) -> int:
     return -(-samples // kernels.MAP_TILE)
 
@@ -70,7 +76,9 @@ def convolve(
         steps = (each, kernels.MAP_TILE, samples)
     across = maps.shape[3] // kernels.MAP_TILE
     kernels.convolve(
-        maps.reshape(*maps.shape[:2], -1),
+        maps.reshape(
+            *maps.shape[:2], maps.shape[2] * maps.shape[3]
+        ),  # -1 cannot be told where there are none
         across,
         begins,
         sources,

@@ -19,7 +19,7 @@ from coppice.pruning.scoring.cuts import LayerCut
 from coppice.pruning.scoring.first_stage import Filling
 from coppice.pruning.scoring.layout import convolve, room
 from coppice.pruning.scoring.stages import Stage
-from coppice.pruning.scoring.verdict import CLOSE, Codes
+from coppice.pruning.scoring.verdict import CLOSE, ROUNDING, Codes
 
 _FIRST = 512
 """Samples to begin with; whole tiles."""
@@ -40,6 +40,14 @@ class _Layer:
     """Which of that unit's numbers, or where in the kernel."""
     values: Float32s
     biases: Float32s
+
+    def reach(self, before: Float32s) -> Float32s:
+        """(units,): what the terms of each unit add up to at most, without their signs, if those of the units
+        before it do to `before`."""
+        units = np.repeat(np.arange(len(self.units)), np.diff(self.begins))
+        terms = np.abs(self.values) * before[self.sources]
+        sums = np.bincount(units, terms, len(self.units)) + np.abs(self.biases)
+        return np.asarray(sums, np.float32)
 
 
 class Solution:
@@ -103,7 +111,7 @@ class Solution:
         # So few are all that many solutions need; those that need more mostly need all.
         end = min(2 * begin or _FIRST, chain.samples)
         self._filling = chain.first.fill(self._slots, self._biases, end, self._filling)
-        z, slots = chain.first.values, self._slots
+        z, slots, reach = chain.first.values, self._slots, chain.first.reach[self._slots]
         offset = 0
         for number, layer in enumerate(self._maps, start=1):
             units = np.arange(len(layer.units))
@@ -113,7 +121,7 @@ class Solution:
             weights = (layer.begins, slots[layer.sources], layer.fields, layer.values)
             since = np.zeros(len(units), np.int64)
             convolve(layer.stage, z, weights, layer.biases, units, since, end - begin, out, tiled, ahead)
-            z, slots, offset = out, units, begin
+            z, slots, offset, reach = out, units, begin, layer.reach(reach)
         first = chain.stages[0]
         sums = not self._maps and first.kernel is None
         self._seen = end
@@ -123,6 +131,7 @@ class Solution:
             self._biases if sums else None,
             sums and first.relu,
             chain.y[begin:end],
+            reach,
         )
 
 
@@ -156,9 +165,11 @@ class _Rows:
         biases: Float32s | None,
         relu: bool,
         y: Int64s,
+        reach: Float32s,
     ) -> Codes:
         """z: (slots * each, n), what stands in the slots; `slots`: those of the units before these layers;
-        `biases`, `relu`: what is still to be done to what these units give. y: (n,), the labels."""
+        `biases`, `relu`: what is still to be done to what these units give. y: (n,), the labels. reach:
+        (len(slots),), what the terms of each unit add up to at most."""
         codes = np.empty(len(y), np.int8)
         rows = slots[self._unit] * self._each + self._field
         shift = np.zeros(len(rows), np.float32) if biases is None else biases[self._unit]
@@ -174,7 +185,9 @@ class _Rows:
             self._biases,
             self._relus,
             y,
+            reach[self._unit],
             np.float32(CLOSE),
+            np.float32(ROUNDING),
             codes,
         )
         return codes

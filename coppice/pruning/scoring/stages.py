@@ -1,7 +1,8 @@
 """Reading a network as a chain of ordinary layers, which is what the sparse kernels can take over from torch.
 
 A network is taken whole or not at all: one that might compute anything else than its layers in a row, or that
-has what the kernels do not know (hooks, strides, a weight used twice), is no chain.
+has what the kernels do not know (hooks, strides, a weight used twice, a class derived from torch's), is no
+chain.
 """
 
 from __future__ import annotations
@@ -99,11 +100,11 @@ def read_chain(reference: Reference) -> list[Stage] | None:
             kernel = module.kernel_size if isinstance(module, nn.Conv2d) else None
             stages.append(Stage(number, weight, bias, goes, kernel, shape, outputs, result=outputs))  # type: ignore[arg-type]
             shape = outputs
-        elif isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
+        elif type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             shape = (math.prod(shape),)
-        elif isinstance(module, nn.ReLU) and last is not None:
+        elif type(module) is nn.ReLU and last is not None:
             last.relu = True
-        elif isinstance(module, nn.MaxPool2d) and last is not None and last.pool == _NO_POOL:
+        elif type(module) is nn.MaxPool2d and last is not None and last.pool == _NO_POOL:
             pool = _pool(module)
             if pool is None or last.result != shape or len(shape) != 3:
                 return None
@@ -112,7 +113,7 @@ def read_chain(reference: Reference) -> list[Stage] | None:
             if min(shape) < 1:
                 return None
             last.pool, last.result = pool, shape
-        elif not isinstance(module, nn.Dropout | nn.Identity):
+        elif type(module) not in (nn.Dropout, nn.Identity):
             return None
     whole = {stage.layer for stage in stages} - {None} == set(range(len(reference.found)))
     if not whole or len(stages) < 2 or stages[-1].kernel or _overflows(stages, reference.x):

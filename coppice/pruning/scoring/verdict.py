@@ -23,6 +23,10 @@ CLOSE = 2e-5
 """Two logits nearer to one another than this, relative to the largest, are too close to call: forty times
 what float32 was seen to differ from float64 by, in trained networks cut to a hundredth."""
 
+ROUNDING = 5e-7
+"""So are two that differ by less than this share of what all the terms of a logit, from the samples on, add
+up to at most without their signs: where they nearly cancel, noise is left. Four roundings of float32."""
+
 
 class Judgement:
     """One solution under judgement: takes the samples' codes in order until the verdict is certain."""
