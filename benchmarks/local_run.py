@@ -20,9 +20,9 @@ import torch
 import yaml
 
 from benchmarks.command import run as run_command
-from coppice.pruning.contract import Float64s, Measure, Outcome
+from coppice.pruning.contract import Float64s, Measure, Outcome, Scorer
 from coppice.pruning.pruner import TorchPruner
-from coppice.pruning.scoring.fast import FastScorer
+from coppice.pruning.scoring.fast import make_scorer
 from coppice.pruning.scoring.reference import Reference
 from coppice.runfile import RunFile, load_run_file, parse_run_file
 from coppice.search import Optimizer, make_optimizer
@@ -125,10 +125,10 @@ def optimizer_for(run: RunFile, start: Float64s, lower: float, upper: float, num
     )
 
 
-def scorer_for(run: RunFile, pruner: TorchPruner) -> FastScorer:
+def scorer_for(run: RunFile, pruner: TorchPruner) -> Scorer:
     """What an evaluator has of the network as it stands."""
     reference = Reference.build(run, pruner.weights(), *pruner.samples(), pruner.reference_accuracy)
-    return FastScorer(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
+    return make_scorer(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
 
 
 def changed(run: RunFile, settings: list[str]) -> RunFile:

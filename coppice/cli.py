@@ -210,15 +210,15 @@ def evaluator(work: WorkOption = None, device: DeviceOption = None, threads: Thr
     with _role("evaluator", work_of(work)) as context:
         _use_threads(threads)
 
-        def make_scorer(run: RunFile, weights: bytes, x: Any, y: Any, reference_accuracy: float) -> Any:
-            from coppice.pruning.scoring.fast import FastScorer
+        def scorer(run: RunFile, weights: bytes, x: Any, y: Any, reference_accuracy: float) -> Any:
+            from coppice.pruning.scoring.fast import make_scorer
             from coppice.pruning.scoring.reference import Reference
 
             place = device or run.evaluators.device
             reference = Reference.build(run, weights, x, y, reference_accuracy, place)
-            return FastScorer(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
+            return make_scorer(reference, run.evaluators.accuracy, run.evaluators.cache_mb * 10**6)
 
-        serve(context, make_scorer)
+        serve(context, scorer)
 
 
 @app.command()

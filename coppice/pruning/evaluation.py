@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -59,19 +61,34 @@ def count_errors(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tick: Tick)
 def wrong_in(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """bool (n,): which samples the network, in evaluation mode, gets wrong. x: (n, ...), y: int64 (n,).
 
-    A sample whose largest logit is not finite counts as wrong. Where the device has no room for all of them,
-    they go through in halves.
+    A sample whose largest logit is not finite counts as wrong.
+    """
+
+    def wrong(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        best, predicted = logits.max(1)  # NaN wins every max, so it cannot hide
+        return (predicted != y) | ~best.isfinite()
+
+    return judged(model, x, y, wrong)
+
+
+def judged(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    judge: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """(n, ...): what `judge` says of the logits, (n, classes), and y, (n, ...). x: (n, ...).
+
+    Where the device has no room for all samples, they go through in halves.
     """
     try:
         with torch.inference_mode():
-            best, predicted = model(x).max(1)  # NaN wins every max, so it cannot hide
-            wrong: torch.Tensor = (predicted != y) | ~best.isfinite()
-            return wrong
+            return judge(model(x.clone()), y)  # there are networks that write into what they are given
     except torch.OutOfMemoryError:
         if len(y) == 1:
             raise
     half = len(y) // 2
-    return torch.cat([wrong_in(model, x[:half], y[:half]), wrong_in(model, x[half:], y[half:])])
+    return torch.cat([judged(model, x[:half], y[:half], judge), judged(model, x[half:], y[half:], judge)])
 
 
 def check_fit(model: nn.Module, name: str, x: torch.Tensor, classes: int) -> None:
@@ -79,7 +96,7 @@ def check_fit(model: nn.Module, name: str, x: torch.Tensor, classes: int) -> Non
     model.eval()
     try:
         with torch.inference_mode():
-            logits = model(x)
+            logits = model(x.clone())
     except Exception as error:  # the user's own code, or torch on a shape that does not fit
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CoppiceError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from coppice.pruning.contract import Tick
 from coppice.pruning.evaluation import BATCH
@@ -24,7 +25,8 @@ class Batched:
     """Judges many solutions of one reference at a time, by torch.func.vmap over their weights."""
 
     def __init__(self, reference: Reference, plain: PlainScorer) -> None:
-        """`plain`: of the same reference; settles what is too close to call."""
+        """`plain`: of the same reference; settles what is too close to call. Raises `RuntimeError` for a
+        network that cannot be copied (torch.nn.utils.weight_norm)."""
         self._reference = reference
         self._plain = plain
         # A copy, since a call that fails can leave a network behind that is not whole.
@@ -35,7 +37,10 @@ class Batched:
             if name not in reference.weights
         }
         self.solutions = SOLUTIONS
-        self._samples = _SAMPLES
+        # Where samples have to do with one another, they must meet in the batches of the plain scorer.
+        norms = [module for module in self._model.modules() if isinstance(module, _BatchNorm)]
+        together = any(norm.running_mean is None for norm in norms)
+        self._samples = BATCH if together else _SAMPLES
 
     def judge(self, limits: Sequence[tuple[float, ...]], judgements: Sequence[Judgement], tick: Tick) -> None:
         """Bring each judgement to its end; `limits`: the thresholds of each.
@@ -56,7 +61,7 @@ class Batched:
 
     def _ask_for_less(self, solutions: int) -> bool:
         if solutions > 1:
-            self.solutions = max(1, solutions // 2)
+            self.solutions = solutions // 2
         elif self._samples > BATCH:
             self._samples //= 2
         else:
@@ -69,21 +74,24 @@ class Batched:
     ) -> None:
         reference = self._reference
         weights = self._cut(limits)
-        running = [i for i, judgement in enumerate(judgements) if not judgement.certain]
-        while running:
-            begin = judgements[running[0]].seen  # the same for all that run
+        while True:
+            # First, since there may have been no room for it before. Then all that run have seen the same.
+            for judgement, own in zip(judgements, limits, strict=True):
+                self._plain.settle(judgement, own, tick)
+            running = [i for i, judgement in enumerate(judgements) if not judgement.certain]
+            if not running:
+                return
+            begin = judgements[running[0]].seen
             end = min(begin + (self._samples if begin else BATCH), len(reference.y))
             tick()
             chosen = torch.tensor(running, device=reference.y.device)
             logits = self._logits(
-                {name: value[chosen] for name, value in weights.items()}, reference.x[begin:end]
+                {name: value[chosen] for name, value in weights.items()}, reference.x[begin:end].clone()
             )
             right = reference.y[begin:end, None].expand(len(running), -1, 1)
             found = codes(logits, right, 2).cpu().numpy()  # one trip from the device for all solutions
             for i, each in zip(running, found, strict=True):
                 judgements[i].take(each)
-                self._plain.settle(judgements[i], limits[i], tick)
-            running = [i for i in running if not judgements[i].certain]
 
     def _cut(self, limits: Sequence[tuple[float, ...]]) -> dict[str, torch.Tensor]:
         """The masked weights and biases, (solutions, ...) each."""

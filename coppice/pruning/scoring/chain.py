@@ -20,6 +20,9 @@ from coppice.pruning.scoring.layout import arranged, convolve
 from coppice.pruning.scoring.reference import Reference
 from coppice.pruning.scoring.stages import Stage, float32s
 
+BLOCK = 512
+"""Samples, the fewest that are worked on together: whole tiles."""
+
 
 class Chain:
     """What all solutions share."""
@@ -44,8 +47,16 @@ class Chain:
         first = stages[0]
         x = arranged(float32s(reference.x).reshape(self.samples, *first.inputs), first)
         self.first = FirstStage(first, stages[1], x, self.samples, self.cuts[0], cache_bytes)
+        between = [stage.units * stage.each for stage in stages[1:] if stage.kernel is not None]
+        self.at_once = max(BLOCK, cache_bytes // (4 * max(1, sum(between))) // BLOCK * BLOCK)
+        """Samples that may be worked on together."""
         self._positions = [stage.positions for stage in stages]
         self._product_s = self._measure()
+
+    @staticmethod
+    def least_bytes(stages: Sequence[Stage], samples: int) -> int:
+        """Of memory for what solutions share: room for what a single one needs of the first stage."""
+        return 4 * samples * stages[0].units * stages[0].each
 
     def by_stage(self, cuts: Sequence[LayerCut]) -> list[LayerCut]:
         """A solution's cuts, of each layer in `Reference.found`, as those of each stage: stages that are left

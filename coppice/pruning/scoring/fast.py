@@ -11,12 +11,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from coppice.pruning.contract import Float64s, Score, Tick
+from coppice.pruning.contract import Float64s, Score, Scorer, Tick
 from coppice.pruning.evaluation import BATCH
 from coppice.pruning.scoring.batched import Batched
 from coppice.pruning.scoring.chain import Chain, best_time
@@ -29,6 +30,13 @@ from coppice.pruning.scoring.verdict import Codes, Judgement
 
 _KNOWN = 10_000
 """Verdicts kept."""
+
+
+def make_scorer(reference: Reference, accuracy: bool, cache_bytes: int) -> Scorer:
+    """The fast scorer; the plain one for weights that are not float32, since thresholds are in it."""
+    if any(weight.dtype != torch.float32 for weight in reference.weights.values()):
+        return PlainScorer(reference)
+    return FastScorer(reference, accuracy, cache_bytes)
 
 
 class Judged(Protocol):
@@ -47,8 +55,9 @@ class FastScorer:
     """
 
     def __init__(self, reference: Reference, accuracy: bool = False, cache_bytes: int = 512_000_000) -> None:
-        """`reference` is taken over. `accuracy`: look at all samples, of every solution. `cache_bytes`: for
-        what solutions share, as far as it is needed."""
+        """`reference`, of float32 weights, is taken over. `accuracy`: look at all samples, of every solution.
+        `cache_bytes`: for what solutions share, as far as it is needed; where it is too little for a single
+        one, torch does the work."""
         self._reference = reference
         self._accuracy = accuracy
         self._plain = PlainScorer(reference)
@@ -60,11 +69,16 @@ class FastScorer:
             )
             for layer in reference.found
         ]
-        on_cpu = reference.y.device.type == "cpu"
-        stages = read_chain(reference) if on_cpu else None
-        self._chain = None if stages is None else Chain(reference, stages, self._cuts, cache_bytes)
+        self._chain: Chain | None = None
+        self._batched: Batched | None = None
+        if reference.y.device.type == "cpu":
+            stages = read_chain(reference)
+            if stages is not None and Chain.least_bytes(stages, len(reference.y)) <= cache_bytes:
+                self._chain = Chain(reference, stages, self._cuts, cache_bytes)
+        else:
+            with suppress(RuntimeError):  # cannot be copied: one by one
+                self._batched = Batched(reference, self._plain)
         self._plain_s = self._measure() if self._chain else 0.0
-        self._batched = None if on_cpu else Batched(reference, self._plain)
         self._known: dict[tuple[tuple[int, int], ...], Score] = {}
 
     @property

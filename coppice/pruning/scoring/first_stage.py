@@ -52,7 +52,7 @@ class FirstStage:
         self.stage = stage
         self._tiled = after.kernel is not None
         self._x = x
-        slots = max(2 * stage.units, cache_bytes // (4 * samples * stage.each))
+        slots = max(stage.units, cache_bytes // (4 * samples * stage.each))
         self.number = min(slots, 200 * stage.units)
         self.values = room(self.number, stage, after, samples)
         self.reach = np.zeros(self.number, np.float32)

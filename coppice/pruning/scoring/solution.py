@@ -14,15 +14,12 @@ import numpy as np
 
 from coppice.pruning.contract import Float32s, Int64s
 from coppice.pruning.scoring import kernels
-from coppice.pruning.scoring.chain import Chain
+from coppice.pruning.scoring.chain import BLOCK, Chain
 from coppice.pruning.scoring.cuts import LayerCut
 from coppice.pruning.scoring.first_stage import Filling
 from coppice.pruning.scoring.layout import convolve, room
 from coppice.pruning.scoring.stages import Stage
 from coppice.pruning.scoring.verdict import CLOSE, ROUNDING, Codes
-
-_FIRST = 512
-"""Samples to begin with; whole tiles."""
 
 
 @dataclass(slots=True)
@@ -109,7 +106,7 @@ class Solution:
         """Those of the next samples."""
         chain, begin = self._chain, self._seen
         # So few are all that many solutions need; those that need more mostly need all.
-        end = min(2 * begin or _FIRST, chain.samples)
+        end = min(2 * begin or BLOCK, begin + chain.at_once, chain.samples)
         self._filling = chain.first.fill(self._slots, self._biases, end, self._filling)
         z, slots, reach = chain.first.values, self._slots, chain.first.reach[self._slots]
         offset = 0

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from coppice.pruning.contract import Int64s, Score, Tick
-from coppice.pruning.evaluation import BATCH
+from coppice.pruning.evaluation import BATCH, judged
 
 RIGHT, WRONG, DOUBTFUL = 0, 1, 2
 Codes = npt.NDArray[np.int8]
@@ -125,18 +125,20 @@ def margins(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tick: Tick) -> t
 
     x: (n, ...), y: int64 (n,). In evaluation mode.
     """
+
+    def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits, right = logits.float(), y[:, None]
+        own = logits.gather(1, right).squeeze(1)
+        others = logits.scatter(1, right, -torch.inf).amax(1)
+        found = torch.where(logits.isfinite().all(1), own - others, -torch.inf)
+        return found.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
     was_training = model.training
     model.eval()
     found = []
-    with torch.inference_mode():
-        for begin in range(0, len(y), BATCH):
-            tick()
-            logits = model(x[begin : begin + BATCH]).float()  # (batch, classes)
-            right = y[begin : begin + BATCH, None]
-            own = logits.gather(1, right).squeeze(1)
-            others = logits.scatter(1, right, -torch.inf).amax(1)
-            margin = torch.where(logits.isfinite().all(1), own - others, -torch.inf)
-            found.append(margin.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf))
+    for begin in range(0, len(y), BATCH):
+        tick()
+        found.append(judged(model, x[begin : begin + BATCH], y[begin : begin + BATCH], margin))
     model.train(was_training)
     return torch.cat(found)
 
