@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -65,12 +66,19 @@ def evaluator(context: Context, make_scorer: MakeScorer) -> None:
 
 
 class _Held:
-    """Claims, as long as nobody takes them back."""
+    """Claims in hand, as long as nobody takes them back. What is left of them at the end is given back."""
 
-    def __init__(self, claims: list[Claim], evaluator: _Evaluator) -> None:
-        self.claims = claims
+    def __init__(self, evaluator: _Evaluator) -> None:
+        self.claims: list[Claim] = []
         self._evaluator = evaluator
         self._beat = Every(evaluator.context.clock, evaluator.run.evaluators.lease_s / 4)
+
+    def __enter__(self) -> _Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self.claims:
+            each.give_back()
 
     def tick(self) -> None:
         """Beat, if it is time. Raises `_ClaimLost` when no claim is left."""
@@ -79,15 +87,16 @@ class _Held:
         if not self._beat.due():
             return
         for lost in [each for each in self.claims if not each.beat()]:
-            self.claims = [each for each in self.claims if each is not lost]
+            self.let_go(lost)
             self._evaluator.context.say(f"{lost.id}: the claim was taken back, its score will not count")
         if not self.claims:
             raise _ClaimLost
 
-    def give_back(self) -> None:
-        """All of them, unscored."""
-        for each in self.claims:
-            each.give_back()
+    def let_go(self, one: Claim) -> bool:
+        """It is dealt with, or lost; False: it was lost before."""
+        held = one in self.claims
+        self.claims = [each for each in self.claims if each != one]
+        return held
 
 
 class _Evaluator:
@@ -176,15 +185,15 @@ class _Evaluator:
         while share:
             some = share[: self._batch(generation.search)]
             share = share[len(some) :]
-            mine = []
-            for waiting in some:
-                claimed = claim(self.store, generation, waiting, self.context.me.worker)
-                if claimed is None:  # somebody else works here: look again
-                    share = []
+            with _Held(self) as held:
+                for waiting in some:
+                    claimed = claim(self.store, generation, waiting, self.context.me.worker)
+                    if claimed is None:  # somebody else works here: look again
+                        share = []
+                        break
+                    held.claims.append(claimed)
+                if not held.claims or not self._handle(held, solutions):
                     break
-                mine.append(claimed)
-            if not mine or not self._handle(mine, solutions):
-                break
             scored = True
         return scored
 
@@ -225,50 +234,50 @@ class _Evaluator:
 
     # Claimed solutions
 
-    def _handle(self, mine: list[Claim], solutions: Float64s) -> bool:
+    def _handle(self, held: _Held, solutions: Float64s) -> bool:
         """Score what was claimed; False: it could not be, for a reason that others share.
 
         `solutions`: those of the whole generation, float64 (population, layers).
         """
-        held = _Held(mine, self)
-        generation = mine[0].generation
+        generation = held.claims[0].generation
         try:
             scorer = self._scorer(generation.search, held.tick)
         except _ClaimLost:  # reading the reference took too long for others to wait
             return False
-        except BaseException:  # the reference is at fault, or we are: not these solutions
-            held.give_back()
-            raise
         if scorer is None:
-            held.give_back()
             return False
         layers = solutions.shape[1]
         if layers != scorer.layers:
             file = generation.solutions_file
             self._put_aside(generation, f"{file}: expected {scorer.layers} layers, found {layers}")
-            held.give_back()
             return False
+        with suppress(_ClaimLost):
+            self._score(scorer, held, held.claims, solutions)
+        return True
+
+    def _score(self, scorer: Scorer, held: _Held, mine: list[Claim], solutions: Float64s) -> None:
+        """`mine`, all at once; the others that are held wait for their turn."""
         try:
             scores = scorer.score_many([solutions[each.token.index] for each in mine], held.tick)
             for score in scores:
                 if not (math.isfinite(score.fitness) and math.isfinite(score.accuracy or 0.0)):
                     raise ArithmeticError(f"the score is not a number: {score}")
-        except _ClaimLost:
-            pass
-        except (Stopped, StoreError):
-            held.give_back()
+        except (_ClaimLost, Stopped, StoreError):
             raise
         except Exception as error:
             if len(mine) > 1:  # alone, each shows whether it is at fault
-                return all(self._handle([each], solutions) for each in held.claims)
-            self.context.say(f"{mine[0].id}: scoring failed ({type(error).__name__}: {error})"[:300])
-            if mine[0].failed(traceback.format_exc(), self.run.evaluators.tries):
-                self.context.say(f"{mine[0].id}: set aside after {mine[0].token.attempt} tries")
+                for each in mine:
+                    if each in held.claims:
+                        self._score(scorer, held, [each], solutions)
+                return
+            [alone] = mine
+            self.context.say(f"{alone.id}: scoring failed ({type(error).__name__}: {error})"[:300])
+            if held.let_go(alone) and alone.failed(traceback.format_exc(), self.run.evaluators.tries):
+                self.context.say(f"{alone.id}: set aside after {alone.token.attempt} tries")
         else:
             for each, score in zip(mine, scores, strict=True):
-                if each in held.claims:
+                if held.let_go(each):
                     self._announce(each, solutions[each.token.index], score)
-        return True
 
     def _announce(self, mine: Claim, crates: Float64s, score: Score) -> None:
         if mine.announce(score.fitness, score.accuracy):
