@@ -50,6 +50,8 @@ class Row:
     """Of the run file."""
     cut: Literal["search", "one threshold", "gradual"] = "search"
     """gradual: to the compression that the shipped run of the same seed has reached."""
+    paced: bool = False
+    """Of run files with a pace alone."""
 
 
 _UNPACED = ("surgery.pace_until=null", "surgery.accuracy_drop=null", "constraint.compression=null")
@@ -88,6 +90,13 @@ ROWS = (
     Row("cmaes", "CMA-ES", "rivals", ("search.method=cmaes",)),
     Row("random", "random search", "rivals", ("search.method=random",)),
     Row("one", "one threshold for all layers, NCS", "rivals", (), "one threshold"),
+    Row(
+        "start",
+        "no search: what each would begin with, one threshold at the pace",
+        "rivals",
+        ("search.method=random", "search.population=1", "search.evaluations=1"),
+        paced=True,
+    ),
     Row("gradual", "gradual magnitude schedule, the same training", "rivals", _FREE, "gradual"),
     Row(
         "plain",
@@ -110,8 +119,10 @@ def settings(network: str, row: Row, seed: int) -> RunFile:
 
 
 def differs(network: str, row: Row) -> bool:
-    """Whether it is a run of its own: not all run files have in them what a row leaves out."""
+    """Whether it is a run of its own: not all run files have in them what a row leaves out, or asks for."""
     shipped = ROWS[0]
+    if row.paced and settings(network, shipped, 1).surgery.pace_until is None:
+        return False
     return row is shipped or _fingerprint(settings(network, row, 1), row) != _fingerprint(
         settings(network, shipped, 1), shipped
     )
