@@ -388,7 +388,8 @@ class TorchPruner:
                 bias = None
                 if layer.bias is not None:
                     cuts = self.run.surgery.biases
-                    bias = self._operated(layer.bias, limit) if cuts else torch.ones_like(weight[:, 0])
+                    whole = torch.ones_like(self.masks[layer.bias])
+                    bias = self._operated(layer.bias, limit) if cuts else whole
                 put_masks(self.masks, layer, weight, bias)
 
     def _operated(self, name: str, limit: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,12 +222,15 @@ def test_the_masked_network_is_exactly_zero_where_cut() -> None:
         assert (pruner.masks[layer.bias] <= pruner.masks[layer.weight].amax(1)).all()
 
 
-def test_biases_may_be_left_to_their_units() -> None:
-    pruner = cut_pruner(biases=False)
+@pytest.mark.parametrize("model", [{}, {"name": "tests.pruning.networks:Normed", "arguments": {}}])
+def test_biases_may_be_left_to_their_units(model: dict[str, Any]) -> None:
+    pruner = TorchPruner(small(model=model, surgery={"biases": False}, reference={"iterations": 20}))
+    pruner.train_reference(20, no_tick)
+    pruner.apply(np.full(len(pruner.found), 0.5), 0.5)
     pruner.train(10, no_tick)
     for layer in pruner.found:
         assert layer.bias is not None
-        assert torch.equal(pruner.masks[layer.bias], pruner.masks[layer.weight].amax(1))
+        assert torch.equal(pruner.masks[layer.bias], pruner.masks[layer.weight].flatten(1).amax(1))
 
 
 def test_divergence_is_said_with_iteration_rate_and_what_to_do() -> None:
