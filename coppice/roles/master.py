@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from coppice import __version__
@@ -148,19 +148,22 @@ def _open(context: Context, run: RunFile) -> RunRecord:
             )
         context.say(f"run {record.run_id} ({run.name}) opened in {store.url}")
         return record
+    if record.state == "over":
+        return record
     if record.state == "failed":
         context.say(f"run {record.run_id} had failed ({record.reason}); trying to go on")
         store.delete(names.FAILED)
-        record = _set_state(store, record, "running")
-    elif record.state == "running":
+    else:
         context.say(f"run {record.run_id} ({run.name}) goes on in {store.url}")
-    return record
+    # What may change has perhaps been changed: roles that start from now on go by it.
+    now = replace(record, state="running", reason=None, run_file=run.model_dump(mode="json"))
+    if now != record:
+        store.replace(names.RUN, now.to_bytes(), durable=True)
+    return now
 
 
-def _set_state(store: Store, record: RunRecord, state: str, reason: str | None = None) -> RunRecord:
-    changed = RunRecord(record.run_id, state, record.run_file, record.version, reason, record.started)
-    store.replace(names.RUN, changed.to_bytes(), durable=True)
-    return changed
+def _set_state(store: Store, record: RunRecord, state: str, reason: str | None = None) -> None:
+    store.replace(names.RUN, replace(record, state=state, reason=reason).to_bytes(), durable=True)
 
 
 # Rounds

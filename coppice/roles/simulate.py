@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import tempfile
@@ -143,7 +144,7 @@ def simulate(
                 if fresh:
                     discard(_own_context(store, console))
                 master.start()
-                if _opened(store, master):
+                if _opened(store, master, run):
                     simulation.workers.extend(others)
                     for worker in others:
                         worker.start()
@@ -151,9 +152,11 @@ def simulate(
                 else:
                     status = master.status or 0
         except KeyboardInterrupt:
-            again = " ".join(["coppice simulate", str(run_file), "--work", work])
-            again += f" --status {reporting.path}" if reporting else ""
-            console.print(f"stopped; goes on with: {again}", highlight=False, soft_wrap=True)
+            again = ["coppice", "simulate", str(run_file), "--work", work, *flags]
+            again += ["--evaluators", str(evaluators)] if evaluators != run.evaluators.count else []
+            again += ["--status", str(reporting.path)] if reporting else []
+            said = f"stopped; goes on with: {shlex.join(again)}"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
             status = INTERRUPTED
         finally:
             _stop(simulation.workers)
@@ -226,12 +229,14 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _opened(store: Store, master: Worker) -> bool:
-    """Wait until this very master has its run open; False: it ended first (refused, or over already)."""
+def _opened(store: Store, master: Worker, run: RunFile) -> bool:
+    """Wait until this very master has its run open, as the others shall read it; False: it ended first
+    (refused, or over already)."""
+    settings = run.model_dump(mode="json")
     while not master.has_ended():
         if any(_held_by(store, file.path, master) for file in role_files(store) if file.role == "master"):
             record = read_record(store)
-            if record is not None and record.state == "running":
+            if record is not None and record.state == "running" and record.run_file == settings:
                 return True
         time.sleep(0.05)
     return False
@@ -327,9 +332,10 @@ def _stop(workers: list[Worker]) -> None:
 def _show_reasons(console: Console, store: Store, workers: list[Worker], logs: Path) -> None:
     """Why it did not work: in one line where the run itself failed, else what the dead said last."""
     reason = None
-    with contextlib.suppress(CoppiceError):
-        record = read_record(store)
-        reason = record.reason if record is not None and record.state == "failed" else read_failure(store)
+    if len(workers) > 1:  # else the run in the folder is not this one
+        with contextlib.suppress(CoppiceError):
+            record = read_record(store)
+            reason = record.reason if record and record.state == "failed" else read_failure(store)
     dead = [w for w in workers if w.process is not None and w.status not in (0, None)]
     lines = [f"the run failed: {reason}"] if reason else [line for w in dead[:1] for line in w.said(3)]
     for line in [*lines, f"what all roles said is in {logs}"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -104,19 +105,20 @@ def _small(folder: Path) -> Path:
 
 
 def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    run_file, work = _small(tmp_path), tmp_path / "work"
+    run_file, work = _small(tmp_path), tmp_path / "work of mine"
+    flags = ("--seed", "3", "--evaluators", "1")
     with tempfile.TemporaryDirectory() as place:  # short: a socket's path must fit into 107 bytes
-        _interrupt(run_file, work, Path(place))
+        _interrupt(run_file, work, Path(place), flags)
     before = json.loads((work / names.RUN).read_text())
 
-    done = simulate(run_file, str(work))
+    done = simulate(run_file, str(work), *flags)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run_id"] == before["run_id"]
 
 
-def _interrupt(run_file: Path, work: Path, logs: Path) -> None:
+def _interrupt(run_file: Path, work: Path, logs: Path, flags: tuple[str, ...]) -> None:
     process = subprocess.Popen(
-        coppice("simulate", str(run_file), "--work", str(work)),
+        coppice("simulate", str(run_file), "--work", str(work), *flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -128,11 +130,14 @@ def _interrupt(run_file: Path, work: Path, logs: Path) -> None:
         time.sleep(0.05)
     roles = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(process.pid)}
     children = [pid for pid, name in roles.items() if name.startswith("coppice ")]
-    assert len(children) == 5
+    assert len(children) == 4
     os.kill(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"goes on with: coppice simulate {run_file} --work {work}" in said
+    (again,) = [
+        line.partition("goes on with: coppice simulate ")[2] for line in said.splitlines() if "goes" in line
+    ]
+    assert shlex.split(again) == [str(run_file), "--work", str(work), *flags]
     assert "Traceback" not in said
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert not list(logs.glob("coppice-*")), "what the roles said is of no more use"
@@ -171,6 +176,13 @@ def test_a_run_that_cannot_be_ends_with_one_line(tmp_path: Path) -> None:
     assert "10 or more" in first
     assert last.startswith("what all roles said is in ")
     assert done.stdout == ""
+
+    run["model"]["arguments"]["classes"] = 10  # mended, but another run
+    broken.write_text(yaml.safe_dump(run))
+    done = simulate(broken, str(tmp_path / "work"))
+    assert done.returncode == 1
+    assert "with other settings (model); take another --work, or --fresh" in done.stderr
+    assert "10 or more" not in done.stderr, "that was the run before"
 
 
 def test_a_temp_folder_too_long_for_sockets_ends_with_one_line(tmp_path: Path) -> None:
