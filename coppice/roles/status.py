@@ -60,7 +60,7 @@ class Status:
     iterations_done: int
     iterations_total: int
     searches: int
-    """Searches applied."""
+    """Searches that are over."""
     search: int | None
     """The search under way."""
     generation: int
@@ -107,11 +107,12 @@ def read_status(store: Store) -> Status:
     rounds = read_rounds(store)
     last = rounds[-1] if rounds else {}
     progress, scored_by = _search_progress(store)
-    searches = int(last.get("searches", 0))
     told = int(progress.get("search", 0))
     running = None
     if start is not None and start.crates is not None and not (told >= start.search and progress.get("over")):
         running = start.search
+    over = told if progress.get("over") else told - 1
+    searches = max(int(last.get("searches", 0)), over, (running or 0) - 1)
     current = progress if running in (None, told) else {}
     per_search = run.search.evaluations
     generation = int(current.get("generation", 0))

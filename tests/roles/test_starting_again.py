@@ -8,7 +8,6 @@ import pytest
 
 from coppice.roles.context import Stopped, declare_failure, read_record, wait_for_run
 from coppice.roles.master import master
-from coppice.roles.status import read_status
 from coppice.store import Store, open_store
 from coppice.work import names
 from coppice.work.errors import RunFailed
@@ -50,4 +49,3 @@ def test_what_stands_of_a_finished_run_is_left_as_it_was(opened: Callable[[], St
     before = opened().read(names.RUN)
     master(context(opened), small_run(evaluators={"count": 7}))
     assert opened().read(names.RUN) == before
-    assert read_status(opened()).searches == 2

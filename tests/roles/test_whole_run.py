@@ -12,7 +12,7 @@ from coppice.store import Store, open_store
 from coppice.work import names
 from tests.roles.threads import HASTE, history_of, result_of, run_all, small_run
 from tests.support.homes import HomeSpec, over_homes
-from tests.support.standins import REFERENCE_ACCURACY, CheapScorer
+from tests.support.standins import REFERENCE_ACCURACY, CheapPruner, CheapScorer
 
 
 def _memory(name: str) -> Store:
@@ -67,6 +67,19 @@ def test_the_history_does_not_depend_on_who_scores(undisturbed: Store, evaluator
 def test_another_seed_searches_elsewhere(undisturbed: Store) -> None:
     run_all(lambda: _memory("seed8"), small_run(seed=8))
     assert history_of(_memory("seed8"))[2:] != history_of(undisturbed)[2:]
+
+
+def test_the_status_counts_a_search_as_soon_as_it_is_over() -> None:
+    seen: set[tuple[int, int, int | None]] = set()
+
+    class Looks(CheapPruner):
+        def train(self, iterations: int, tick: Tick) -> None:
+            status = read_status(_memory("looked-at"))
+            seen.add((status.round, status.searches, status.search))
+            super().train(iterations, tick)
+
+    run_all(lambda: _memory("looked-at"), small_run(), make_pruner=Looks)
+    assert seen == {(1, 1, None), (2, 2, None), (3, 2, None)}
 
 
 def test_the_refinement_has_rounds_of_its_own_and_searches() -> None:
