@@ -66,7 +66,7 @@ MasterFreshOption = Annotated[
         "these settings is gone on with: a cluster may have started this command again.",
     ),
 ]
-SeedOption = Annotated[int | None, typer.Option(min=0, help="Instead of the run file's seed.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Instead of the run file's seed.")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:0 or auto; default: evaluators.device of the run file.")
 ]

@@ -27,7 +27,8 @@ class RunFileError(CoppiceError):
 MAX_RUN_FILE_BYTES = 50_000
 """Twenty times what a run file has; PyYAML needs seconds for more."""
 MOST = 10**9
-"""Of anything that is counted: numbers in the work folder's names have nine digits."""
+"""Of anything that is counted: numbers in the work folder's names have nine digits. And of what training and
+searches compute with: float32 holds its square."""
 
 
 class _Section(BaseModel):
@@ -36,7 +37,8 @@ class _Section(BaseModel):
 
 Schedule = Literal["constant", "cosine", "step", "cycle"]
 """constant; cosine: half a cosine down to zero at the end; step: divided by ten after 1/2 and 3/4; cycle: a
-cosine in every round, so that each ends settled (the reference is trained in one)."""
+cosine in every round, so that each ends settled (in the reference, and in a polish with a learning_rate of
+its own, as cosine)."""
 
 
 class ModelSection(_Section):
@@ -98,14 +100,23 @@ class DataSection(_Section):
     """arrays: <test>_x.npy and <test>_y.npy; default: a tenth of the training samples, which are then not
     trained on."""
 
+    @model_validator(mode="after")
+    def _of_that_set(self) -> DataSection:
+        for key, name in (("folder", "mnist"), ("train", "arrays"), ("test", "arrays")):
+            if getattr(self, key) is not None and self.name != name:
+                raise ValueError(f"{key} needs name: {name}")
+        if self.name == "arrays" and self.train is None:
+            raise ValueError("name: arrays needs train; <train>_x.npy and <train>_y.npy are read")
+        return self
+
 
 class TrainingSection(_Section):
     """How weights are fitted: SGD with momentum, cross entropy."""
 
     batch: int = Field(default=64, ge=1, le=MOST)
-    learning_rate: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=0.1, gt=0, le=MOST)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=MOST)
     schedule: Schedule = "cosine"
 
 
@@ -115,6 +126,12 @@ class ReferenceSection(TrainingSection):
     iterations: int = Field(default=2000, ge=0, le=MOST)
     weights: str | None = None
     """A .safetensors file to start from; with iterations: 0 it is taken as it is."""
+
+    @model_validator(mode="after")
+    def _trained(self) -> ReferenceSection:
+        if self.iterations == 0 and self.weights is None:
+            raise ValueError("iterations: 0 needs weights, of a network that is trained already")
+        return self
 
 
 class RoundsSection(_Section):
@@ -135,9 +152,11 @@ class SurgerySection(TrainingSection):
     refine.begin, if there is one)."""
     pace_until: int | None = Field(default=None, ge=1, le=MOST)
     """Cut to a schedule, evenly from what the first search has left to constraint.compression, which is
-    reached at this iteration (or later: a round that ends below accuracy_drop is followed by one without a
-    cut). A search begins at one threshold for all layers, the one that cuts to where the schedule is, and may
-    lose as much accuracy as that does. No cut is taken back. Default: every search cuts as far as it may."""
+    reached at this iteration; or later, or not at all: a round that ends below accuracy_drop is followed by
+    one without a cut, and after the first no cut takes much more than a tenth of what is left, so that 10x
+    takes some 25 rounds. A search begins at one threshold for all layers, the one that cuts to where the
+    schedule is, and may lose as much accuracy as that does. No cut is taken back. Default: every search cuts
+    as far as it may."""
     accuracy_drop: float | None = Field(default=None, ge=0, le=1)
     """In place of constraint.accuracy_drop until refine.begin, or in a surgery with pace_until: what the
     refinement, or the polish, wins back may be lost. What keeps only this is no result: should it not be won
@@ -147,7 +166,7 @@ class SurgerySection(TrainingSection):
     biases: bool = True
     """Whether surgery cuts and restores biases, too, at the threshold of their layer; otherwise a unit has
     its bias as long as it has an input."""
-    cut_decay: float = Field(default=0.0, ge=0)
+    cut_decay: float = Field(default=0.0, ge=0, le=MOST)
     """More weight decay for weights while they are cut. These learn on, and return once they are larger than
     the threshold: with it only those whose gradients agree for long, without it some by noise alone."""
     average: float = Field(default=0.0, ge=0, le=1)
@@ -159,12 +178,12 @@ class PolishSection(_Section):
     """How the weights that stay are trained once masks no longer change: from surgery.prune_until to
     rounds.tmax, or to refine.begin, and again from refine.until on."""
 
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, le=MOST)
     """Of its first step, where the schedule begins anew, that of the surgery before it having ended there;
     default: that schedule goes on to the end of the polish."""
     schedule: Schedule | None = None
     """Needs a learning_rate; default: that of the surgery before it."""
-    weight_decay: float | None = Field(default=None, ge=0)
+    weight_decay: float | None = Field(default=None, ge=0, le=MOST)
     """Default: that of the surgery before it. Pruning wants much of it, the weights that stay hardly any."""
     average: float | None = Field(default=None, ge=0, le=1)
     """The last share of the polish over which the weights are averaged: from there on their mean is judged,
@@ -184,11 +203,11 @@ class RefineSection(_Section):
     """The iteration at which it ends; default: rounds.tmax."""
     iterations: int = Field(default=2000, ge=1, le=MOST)
     """Of one round."""
-    learning_rate: float = Field(default=0.02, gt=0)
+    learning_rate: float = Field(default=0.02, gt=0, le=MOST)
     schedule: Schedule = "cycle"
-    weight_decay: float | None = Field(default=None, ge=0)
-    """Default: the polish's."""
-    cut_decay: float = Field(default=0.02, ge=0)
+    weight_decay: float | None = Field(default=None, ge=0, le=MOST)
+    """Default: that of the polish before it, or of the surgery where there is none in between."""
+    cut_decay: float = Field(default=0.02, ge=0, le=MOST)
     """As surgery.cut_decay."""
     search_drop: float | None = Field(default=None, ge=0, le=1)
     """As constraint.search_drop; default: constraint.accuracy_drop."""
@@ -201,7 +220,7 @@ class DistillSection(_Section):
     weight: float = Field(default=0.0, ge=0, le=1)
     """Of the loss, how much is the distance to what the reference says; the rest is cross entropy with the
     label. 0: no distilling, which saves asking the reference about every batch."""
-    temperature: float = Field(default=2.0, gt=0)
+    temperature: float = Field(default=2.0, ge=0.001, le=MOST)
     """What both networks' outputs are divided by before the softmax: the higher, the more wrong classes
     count."""
     begin: int = Field(default=0, ge=0, le=MOST)
@@ -216,10 +235,11 @@ class SearchSection(_Section):
     population: int = Field(default=10, ge=2, le=1000)
     evaluations: int = Field(default=500, ge=1, le=MOST)
     """Solutions scored in one search."""
-    sigma: float | None = Field(default=None, gt=0)
-    """First step size; default (upper - lower) / population, as published."""
-    lower: float = 0.0
-    upper: float = 10.0
+    sigma: float | None = Field(default=None, gt=0, le=MOST)
+    """First step size; default: for ncs (upper - lower) / population, as published, for cmaes (upper - lower)
+    / 10. A random search has none."""
+    lower: float = Field(default=0.0, ge=-MOST, le=MOST)
+    upper: float = Field(default=10.0, ge=-MOST, le=MOST)
 
     @model_validator(mode="after")
     def _box(self) -> SearchSection:
@@ -326,8 +346,8 @@ class RunFile(_Section):
         if self.surgery.pace_until is not None:
             if self.constraint.compression is None:
                 raise ValueError("surgery.pace_until needs constraint.compression, where the schedule ends")
-            if self.surgery.pace_until > self.surgery.prune_until:
-                raise ValueError("surgery.pace_until must not be above surgery.prune_until")
+            if self.surgery.pace_until > min(self.surgery.prune_until, self.rounds.tmax):
+                raise ValueError("surgery.pace_until must not be above surgery.prune_until or rounds.tmax")
         return self
 
     @model_validator(mode="after")
@@ -338,19 +358,27 @@ class RunFile(_Section):
 
     @model_validator(mode="after")
     def _refinement(self) -> RunFile:
-        begin, given = self.refine.begin, self.surgery.accuracy_drop
+        begin = self.refine.begin
         if begin is None:
-            if given is not None and self.surgery.pace_until is None:
-                raise ValueError(
-                    "surgery.accuracy_drop needs a refinement (refine.begin), or a pace (surgery.pace_until) "
-                    "and a polish, that wins it back"
-                )
+            if self.refine != RefineSection():
+                raise ValueError("refine needs refine.begin; without it there is no refinement")
             return self
         until = self.refine.until or self.rounds.tmax
         if not self.surgery.prune_until <= begin < until <= self.rounds.tmax:
             raise ValueError(
                 "refine.begin must be at least surgery.prune_until, and below refine.until, which is at most "
                 "rounds.tmax"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _drops(self) -> RunFile:
+        given = self.surgery.accuracy_drop
+        polished = self.surgery.pace_until is not None and self.surgery.prune_until < self.rounds.tmax
+        if given is not None and self.refine.begin is None and not polished:
+            raise ValueError(
+                "surgery.accuracy_drop needs a refinement (refine.begin), or a pace (surgery.pace_until) "
+                "and a polish, that wins it back"
             )
         for key, drop, least in (
             ("surgery.accuracy_drop", given, self.constraint.accuracy_drop),

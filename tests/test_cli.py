@@ -150,6 +150,7 @@ def test_version(coppice: Coppice) -> None:
         ("simulate", "x.yaml", "--evaluators", "0"),
         ("simulate", "x.yaml", "--evaluators", "two"),
         ("master", "x.yaml", "--seed", "-1"),
+        ("simulate", "x.yaml", "--seed", str(2**63)),
         ("evaluator", "--threads", "0"),
     ],
 )

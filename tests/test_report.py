@@ -363,7 +363,7 @@ HOSTILE = "</pre></text><script>alert('1')</script>\"--> ]]> & $x^2$ \x07 %s ${n
 def test_text_from_outside_is_only_text(made: Made) -> None:
     made.layers = (HOSTILE, "_hidden", "$\\frac$")
     made.workers = (HOSTILE, "$")
-    made.settings = {"model": {"name": HOSTILE}, "data": {"folder": HOSTILE}}
+    made.settings = {"model": {"name": HOSTILE}, "data": {"name": "mnist", "folder": HOSTILE}}
     made.finished()
     assert write_report(made.store)
     page = (made.store.read(names.RESULT_REPORT) or b"").decode()

@@ -97,7 +97,34 @@ def complaint_about(text: str | bytes, folder: Path) -> str:
             "name: a\nevaluators: {lease_s: 0}",
             ": evaluators.lease_s: Input should be greater than 0, found 0",
         ),
+        *(
+            (
+                f"name: a\n{key}: {{{inner}: 1.0e+200}}",
+                f": {key}.{inner}: Input should be less than or equal to",
+            )
+            for key, inners in {
+                "reference": ("learning_rate", "weight_decay"),
+                "surgery": ("learning_rate", "weight_decay", "cut_decay"),
+                "polish": ("learning_rate", "weight_decay"),
+                "refine": ("learning_rate", "weight_decay", "cut_decay"),
+                "distill": ("temperature",),
+                "search": ("sigma", "lower", "upper"),
+            }.items()
+            for inner in inners
+        ),
+        ("name: a\nsearch: {lower: -1.0e+200}", ": search.lower: Input should be greater than or equal to"),
+        (
+            "name: a\ndistill: {temperature: 1.0e-200}",
+            ": distill.temperature: Input should be greater than or equal to 0.001",
+        ),
         # Keys that do not go together.
+        ("name: a\ndata: {train: x}", ": data: train needs name: arrays, found {"),
+        ("name: a\ndata: {name: mnist, test: x}", ": data: test needs name: arrays, found {"),
+        ("name: a\ndata: {folder: x}", ": data: folder needs name: mnist, found {"),
+        ("name: a\ndata: {name: arrays, test: x}", ": data: name: arrays needs train; <train>_x.npy and"),
+        ("name: a\nreference: {iterations: 0}", ": reference: iterations: 0 needs weights, of a network"),
+        ("name: a\nrefine: {until: 5000}", ": refine needs refine.begin; without it there is no refinement"),
+        ("name: a\nrefine: {iterations: 10}", ": refine needs refine.begin"),
         ("name: a\nsearch: {lower: 5, upper: 5}", ": search: lower must be below upper, found {"),
         ("name: a\nsearch: {evaluations: 5}", ": search: evaluations must be at least population, found {"),
         # Several at once: the first, and how many more.

@@ -6,7 +6,6 @@ from coppice.data.arrays import load_arrays
 from coppice.data.dataset import Dataset
 from coppice.data.digits import load_digits
 from coppice.data.mnist import load_mnist
-from coppice.errors import CoppiceError
 from coppice.runfile import DataSection
 
 
@@ -16,8 +15,5 @@ def load_data(section: DataSection) -> Dataset:
         return load_digits()
     if section.name == "mnist":
         return load_mnist(section.folder)
-    if section.train is None:
-        raise CoppiceError(
-            "data.train must be given for data.name: arrays; <train>_x.npy and <train>_y.npy are read"
-        )
+    assert section.train is not None  # the section has seen to it
     return load_arrays(section.train, section.test)

@@ -35,8 +35,8 @@ def find_layers(model: nn.Module, names: Sequence[str] | None = None) -> tuple[P
 
     A weight that several modules share is one layer, under the first module's name. Layers whose weight is
     no plain parameter (torch.nn.utils.parametrize, weight_norm) are left alone. Raises `CoppiceError` if a
-    named module is not there or cannot be pruned, if nothing can be pruned, or if a lazy module has not
-    got its shape yet.
+    named module is not there or cannot be pruned, if nothing can be pruned, if a layer has no weights, or if
+    a lazy module has not got its shape yet.
     """
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
@@ -59,6 +59,11 @@ def find_layers(model: nn.Module, names: Sequence[str] | None = None) -> tuple[P
     for name, module in modules.items():
         if not _prunable(module):
             continue
+        if not module.weight.numel():
+            shape = tuple(module.weight.shape)
+            raise CoppiceError(
+                f"model: {name} has no weights (shape {shape}); build it with its sizes above 0"
+            )
         weight = name_of[id(module.weight)]
         if weight in taken:
             continue

@@ -43,7 +43,7 @@ from coppice.pruning.randomness import Purpose, generator
 from coppice.pruning.saving import load_state, save_state
 from coppice.pruning.scoring.verdict import hardest_first
 from coppice.pruning.sgd import MaskedSGD
-from coppice.pruning.steps import Steps
+from coppice.pruning.steps import Steps, check_single
 from coppice.pruning.tensors import Tensors, fill_model, load_weights_file, model_tensors, pack
 from coppice.pruning.units import Narrowed, bury, find_edges
 from coppice.runfile import RunFile, Stage
@@ -89,6 +89,7 @@ class TorchPruner:
         self.model.to(self._device)
         self.steps = Steps(run, *train, arrange(self.model), self._copy_of_reference)
         check_fit(self.model, run.model.name, self._held_x[:2], data.classes)
+        check_single(self.model, run, self._held_x[:1])
 
         self.reference_left = run.reference.iterations
         self.iteration = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -113,3 +114,22 @@ class Steps:
         if self.x.device.type == "cuda":
             return torch.cuda.default_generators[self.x.device.index or 0]
         return torch.default_generator
+
+
+def check_single(model: nn.Module, run: RunFile, x: torch.Tensor) -> None:
+    """Where a batch is one sample: raise `CoppiceError` if the network cannot be trained on that, as with
+    batch norm, which has nothing to compare it with. x: (1, ...)."""
+    sections = {"reference": run.reference, "surgery": run.surgery}
+    single = [f"{name}.batch" for name, how in sections.items() if how.batch == 1]
+    if not single:
+        return
+    own = copy.deepcopy(model).train()  # whose statistics may change
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            own(x)
+    except Exception as error:  # torch's, or the user's own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CoppiceError(
+            f"{' and '.join(single)}: {run.model.name} cannot be trained on one sample at a time "
+            f"({reason[:200]}); take more"
+        ) from error

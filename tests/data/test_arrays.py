@@ -102,11 +102,6 @@ def test_mistakes_name_the_file(
     assert "\n" not in str(caught.value)
 
 
-def test_arrays_must_be_named() -> None:
-    with pytest.raises(CoppiceError, match=r"data\.train must be given"):
-        load_data(DataSection(name="arrays", test="x"))
-
-
 def test_without_a_test_set_a_tenth_is_set_aside(tmp_path: Path) -> None:
     x, y = np.arange(60.0).reshape(30, 2), np.repeat([0, 1, 2], 10)
     np.save(tmp_path / "own_x.npy", x)

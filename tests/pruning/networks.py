@@ -98,6 +98,11 @@ def lazy() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 
 
+def compared() -> nn.Module:
+    """Batch norm over single values: cannot be trained on one sample at a time."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, 10))
+
+
 def spatial() -> nn.Module:
     """Takes samples, but gives no logits of shape (n, classes)."""
     return nn.Conv2d(1, 10, 3)

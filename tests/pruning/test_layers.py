@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from coppice.errors import CoppiceError
+from coppice.models.builtin import mlp
 from coppice.pruning.layers import PrunableLayer, find_layers
 from tests.pruning.networks import Normed, Recurrent, Shared, lazy
 
@@ -69,6 +70,14 @@ def test_nothing_to_prune_is_an_error() -> None:
         find_layers(Recurrent())
     with pytest.raises(CoppiceError, match="nothing to prune"):
         find_layers(nn.Sequential(nn.ReLU()), [])
+
+
+def test_layers_without_weights_are_refused() -> None:
+    with (
+        pytest.warns(UserWarning, match="zero-element"),
+        pytest.raises(CoppiceError, match=r"fc1 has no weights \(shape \(0, 64\)\)"),
+    ):
+        find_layers(mlp(hidden=[0]))
 
 
 def test_lazy_modules_are_refused() -> None:

@@ -147,7 +147,11 @@ def test_what_only_the_surgery_may_lose_is_no_result() -> None:
     [
         ({"constraint": {"compression": None}}, "surgery.pace_until needs constraint.compression"),
         ({"surgery": {"pace_until": 301}}, "surgery.pace_until must not be above surgery.prune_until"),
+        ({"rounds": {"tmax": 199}}, "surgery.pace_until must not be above .* or rounds.tmax"),
         ({"surgery": {"pace_until": None}}, "surgery.accuracy_drop needs a refinement"),
+        ({"rounds": {"tmax": 300}}, "surgery.accuracy_drop needs .* and a polish"),
+        ({"surgery": {"accuracy_drop": 0.09}}, "surgery.accuracy_drop must not be below 0.1"),
+        ({"constraint": {"search_drop": 0.5}}, "constraint.search_drop must not be below 0.9"),
         ({"polish": {"schedule": "constant"}}, "polish.schedule needs polish.learning_rate"),
     ],
 )

@@ -51,7 +51,7 @@ def trained(run: RunFile) -> TorchPruner:
 
 def test_the_contract_is_kept() -> None:
     # mypy reads this; at run time there is nothing to see.
-    pruner: Pruner = TorchPruner(small(reference={"iterations": 0}))
+    pruner: Pruner = trained(small(reference={"iterations": 1}))
     x, y = pruner.samples()
     reference = Reference.build(small(), pruner.weights(), x, y, pruner.reference_accuracy)
     scorer: Scorer = FastScorer(reference)
@@ -224,7 +224,7 @@ def test_crates_in_force_and_where_the_next_search_begins() -> None:
 
 
 def test_layers_take_part_ever_more_rarely_but_one_always() -> None:
-    pruner = TorchPruner(small(reference={"iterations": 0}))
+    pruner = TorchPruner(small(reference={"iterations": 1}))
     assert pruner.searched_layers(1).all()
     pruner.iteration = 10**9
     chosen = np.array([pruner.searched_layers(search) for search in range(1, 40)])

@@ -82,7 +82,7 @@ def test_the_stages_follow_each_other_without_gaps() -> None:
         ({"refine": {"begin": 30}}, "refine.begin must be at least surgery.prune_until"),
         ({"refine": {"until": 60}}, "below refine.until"),
         ({"refine": {"until": 111}}, "at most rounds.tmax"),
-        ({"refine": {"begin": None}}, "surgery.accuracy_drop needs a refinement"),
+        ({"refine": {"begin": None}}, "refine needs refine.begin"),
         ({"refine": {"search_drop": 0.1}}, "refine.search_drop must not be below 0.2"),
         ({"surgery": {"accuracy_drop": 0.1}}, "surgery.accuracy_drop must not be below 0.2"),
         ({"constraint": {"search_drop": 0.5}}, "constraint.search_drop must not be below 0.6"),

@@ -237,9 +237,24 @@ def test_divergence_is_said_with_iteration_rate_and_what_to_do() -> None:
     pruner = TorchPruner(small(reference={"learning_rate": 1e9}))
     with pytest.raises(CoppiceError, match=r"reference training diverged.* at iteration \d+ .*1e\+09; lower"):
         pruner.train_reference(100, no_tick)
-    pruner = TorchPruner(small(reference={"iterations": 0}, surgery={"learning_rate": 1e9}))
+    pruner = TorchPruner(small(reference={"iterations": 1}, surgery={"learning_rate": 1e9}))
+    pruner.train_reference(1, no_tick)
     with pytest.raises(CoppiceError, match=r"surgery training diverged.*lower surgery\.learning_rate"):
         pruner.train(100, no_tick)
+
+
+@pytest.mark.parametrize(
+    ("single", "named"),
+    [(("reference",), "reference.batch"), (("reference", "surgery"), "reference.batch and surgery.batch")],
+)
+def test_batches_too_small_for_the_network_are_refused_before_it_is_trained(
+    single: tuple[str, ...], named: str
+) -> None:
+    model = {"name": "tests.pruning.networks:compared", "arguments": {}}
+    sections = {name: {"batch": 1} for name in single}
+    with pytest.raises(CoppiceError, match=f"^{named}: tests.* cannot be trained on one sample at a time"):
+        TorchPruner(small(model=model, **sections))
+    TorchPruner(small(**sections)).train_reference(2, no_tick)
 
 
 def test_the_loss_is_a_mean_of_the_last_iterations() -> None:
