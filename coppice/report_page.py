@@ -124,7 +124,7 @@ def _cards(facts: Facts) -> Iterable[str]:
     )
     evaluations = [fitness for history in facts.histories for fitness in history.fitness]
     feasible = sum(fitness <= 1 for fitness in evaluations)
-    lengths = sorted({stage.round for stage in facts.run.stages})
+    lengths = sorted({min(stage.round, stage.end - stage.begin) for stage in facts.run.stages})
     each = " or ".join(f"{length:,}" for length in lengths)
     yield _card("rounds", f"{len(facts.rounds)}", f"{each} iterations each")
     yield _card("searches", f"{len(facts.histories)}", f"by {facts.run.search.method}")
@@ -200,16 +200,29 @@ def _rounds_figure(facts: Facts) -> str:
         f"{first.compression:.1f}x to {last.compression:.1f}x, accuracy from "
         f"{_percent(first.accuracy)} to {_percent(last.accuracy)}."
     )
-    broken = sum(not r.feasible for r in rounds)
     caption = (
         "The network after each round of surgery; accuracy on the samples held out of the training set. "
-        + (
-            f"Hollow red points ({broken}) miss the constraint and do not count as results."
-            if broken
-            else "Every round keeps the constraint."
-        )
+        f"{_which_count(facts)}"
     )
     return _figure(svg, label, caption)
+
+
+def _which_count(facts: Facts) -> str:
+    """Which rounds count as results."""
+    told = []
+    broken = sum(not r.feasible for r in facts.rounds)
+    if broken:
+        told.append(f"Hollow red points ({broken}) miss the constraint and do not count as results.")
+    lent = 0
+    if facts.reference is not None:
+        least = facts.reference - facts.run.constraint.accuracy_drop - 1e-9  # which is less than a sample
+        lent = sum(r.feasible and r.accuracy < least for r in facts.rounds)
+    if lent:
+        told.append(
+            f"{_count(lent, 'round keeps', 'rounds keep')} surgery.accuracy_drop, but not "
+            "constraint.accuracy_drop, which a result must."
+        )
+    return " ".join(told) or "Every round keeps the constraint."
 
 
 def _fitness_figure(facts: Facts) -> str:
@@ -219,19 +232,20 @@ def _fitness_figure(facts: Facts) -> str:
         if h.fitness
     ]
     best = min(float(each.fitness.min()) for each in series)
-    found = "none is feasible yet"
+    found = "none is feasible"
     if best <= 1:
         found = f"the best keeps {_percent(best)} ({times_smaller(best)})"
     total = sum(len(each.fitness) for each in series)
     told = f"{_count(total, 'evaluation', 'evaluations')} in {_count(len(series), 'search', 'searches')}"
     missed = sum(int((each.fitness > 1).sum()) for each in series)
+    further = "" if facts.run.constraint.compression is None else " or cut further than is asked for"
     return _figure(
         plots.fitness_plot(series),
         f"Fitness of {told}; {found}.",
         f"Every solution that was scored, on a logarithmic scale, lower is better: {told}; {found}. Red "
-        f"crosses ({missed:,}) lose too much accuracy: 1 plus what is missing. The green line is the best "
-        "feasible so far of each search; every search begins with the network that surgery has repaired "
-        "since the one before.",
+        f"crosses ({missed:,}) lose too much accuracy{further}: above 1, the more the worse. The green line "
+        "is the best feasible so far of each search; every search begins with the network that surgery has "
+        "repaired since the one before.",
     )
 
 
@@ -280,6 +294,7 @@ def _workers_figure(facts: Facts) -> str:
 
 
 def _layers_table(facts: Facts) -> str:
+    is_cut = any(layer.remaining < layer.total for layer in facts.layers)  # else no crates are in force
     rows = [
         [
             layer.name,
@@ -287,7 +302,7 @@ def _layers_table(facts: Facts) -> str:
             f"{layer.total:,}",
             f"{layer.remaining:,}",
             f"{layer.fraction:.2%}",
-            "" if layer.crate is None else f"{layer.crate:.3f}",
+            "" if layer.crate is None or not is_cut else f"{layer.crate:.3f}",
         ]
         for layer in facts.layers
     ]

@@ -56,8 +56,8 @@ must be given. A mistake is answered in one line with the file, the key and what
 anything starts. `jobs/digits.yaml` is the example to read. While a run lives, the master keeps the checked
 file, every default filled in, in the work folder's `run.json`, where the other roles find it.
 
-Between two starts of the same run, `work` and `evaluators` may change; with anything else changed, the
-work folder is refused and wants another `--work`, or `--fresh`.
+Between two starts of the same run, `work` and `evaluators` may change, and the roles that start from then
+on go by it; with anything else changed, the work folder is refused and wants another `--work`, or `--fresh`.
 
 This page is written by `python -m coppice.runfile_docs > docs/runfile.md`.
 

@@ -333,7 +333,7 @@ def test_searches_that_found_nothing_feasible(made: Made) -> None:
         history.add(1, np.zeros(3), 2.0 if i == 2 else 1.3, float("nan"), "" if i else "w-1-aaaa")
     made.store.replace(names.history(1), history.to_bytes())
     said = words(made.page())
-    assert "4 evaluations in 1 search; none is feasible yet" in said
+    assert "4 evaluations in 1 search; none is feasible. Red" in said
     assert "by hand" in made.page()  # in the plot of evaluators
 
 
