@@ -232,7 +232,10 @@ class SearchSection(_Section):
     """The search for the layers' crates."""
 
     method: Literal["ncs", "cmaes", "random"] = "ncs"
-    population: int = Field(default=10, ge=2, le=1000)
+    """With random, population: 1 and evaluations: 1 there is no search, each cut is what it would begin with:
+    for a surgery with pace_until, which decides that."""
+    population: int = Field(default=10, ge=1, le=1000)
+    """At least 2, unless the method is random."""
     evaluations: int = Field(default=500, ge=1, le=MOST)
     """Solutions scored in one search."""
     sigma: float | None = Field(default=None, gt=0, le=MOST)
@@ -245,6 +248,8 @@ class SearchSection(_Section):
     def _box(self) -> SearchSection:
         if not self.lower < self.upper:
             raise ValueError("lower must be below upper")
+        if self.population < 2 and self.method != "random":
+            raise ValueError(f"population must be at least 2 for {self.method}")
         if self.evaluations < self.population:
             raise ValueError("evaluations must be at least population")
         return self

@@ -77,7 +77,7 @@ def complaint_about(text: str | bytes, folder: Path) -> str:
         ("name: a\nsearch: {sigma: .nan}", ": search.sigma: Input should be a finite number, found nan"),
         (
             "name: a\nsearch: {population: 1}",
-            ": search.population: Input should be greater than or equal to 2",
+            ": search: population must be at least 2 for ncs",
         ),
         ("name: a\nsearch: {method: sgd}", ": search.method: Input should be 'ncs', 'cmaes' or 'random'"),
         (

@@ -119,6 +119,14 @@ def test_a_paced_run_ends_with_what_was_asked_for_and_keeps_the_constraint() -> 
     assert local.outcome.model == run_locally(run).outcome.model
 
 
+def test_without_a_search_the_schedule_alone_cuts() -> None:
+    run = paced(search={"method": "random", "population": 1, "evaluations": 1})
+    local = run_locally(run)
+    assert local.outcome.measure.feasible
+    assert local.outcome.measure.compression == pytest.approx(6, rel=0.1)
+    assert local.evaluations == local.searches
+
+
 def test_what_it_comes_to_goes_before_smaller_ones_on_the_way() -> None:
     pruner = after_first_cut(paced(constraint={"accuracy_drop": 0.9}))
     pruner.train(280, no_tick)
