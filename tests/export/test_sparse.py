@@ -85,6 +85,9 @@ def test_what_there_is_besides_plain_weights(tmp_path: Path) -> None:
         "nothing": torch.zeros(500, 500),
         "turned": (torch.arange(60.0).reshape(6, 10) * (torch.arange(60).reshape(6, 10) % 7 == 0)).t(),
         "odd": torch.zeros(3000),
+        "u16": torch.tensor([1, 65_535], dtype=torch.uint16),
+        "u32": torch.tensor([1, 2**32 - 1], dtype=torch.uint32),
+        "u64": torch.tensor([1, 2**63], dtype=torch.uint64),
     }
     tensors["odd"][[5, 2999]] = torch.tensor([float("nan"), float("-inf")])
     back = through(tensors, tmp_path)
@@ -126,6 +129,17 @@ def test_float16_is_nearest_and_says_what_does_not_fit(tmp_path: Path) -> None:
         assert same_bits(back[name], expected.detach())
         assert same_bits(back[name], rounded[name])
     assert len(packed.content) < 0.7 * len(pack_sparse(state).content)
+
+
+def test_float16_keeps_what_it_would_make_zero(tmp_path: Path) -> None:
+    state = {"small": torch.full((6, 8), 1e-8), "plain": torch.full((6, 8), 0.5)}
+    (warning,) = pack_sparse(state, half=True).warnings
+    assert warning == (
+        "small is kept as float32: 48 of its values are too small for float16 (the smallest is 1e-08, "
+        "float16 begins at 6e-08)"
+    )
+    back = through(state, tmp_path, half=True)
+    assert all(same_bits(back[name], state[name]) for name in state)
 
 
 def test_at_100x_it_is_more_than_40x_smaller() -> None:

@@ -49,7 +49,8 @@ def pack_sparse(
     """`tensors` as the bytes of a sparse file; equal input, equal bytes.
 
     Every value comes back to the bit, but for -0.0, which comes back as 0.0. With `half`, float32 and float64
-    are rounded to float16; a tensor with a value that float16 cannot hold stays as it is, with a warning.
+    are rounded to float16; a tensor with a value that would become infinite or 0 stays as it is, with a
+    warning.
     `about`: further keys of the file's JSON. The same tensor object under two names is stored once.
     """
     stored: Tensors = {}
@@ -67,10 +68,7 @@ def pack_sparse(
         if half and tensor.dtype in _ROUNDED:
             rounded, lost = _half(tensor)
             if lost:
-                warnings.append(
-                    f"{name} is kept as {_name(tensor.dtype)}: {lost:,} of its values are too large for "
-                    f"float16 (the largest is {float(tensor.abs().max()):.4g}, float16 ends at 65504)"
-                )
+                warnings.append(f"{name} is kept as {_name(tensor.dtype)}: {lost}")
             else:
                 dtypes[name] = _name(tensor.dtype)
                 tensor = rounded
@@ -103,10 +101,22 @@ def rounded_to_half(model: nn.Module) -> nn.Module:
     return model
 
 
-def _half(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Rounded to float16, and how many finite values became infinite."""
+def _half(tensor: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """Rounded to float16, and what of it was lost, "" for nothing but digits."""
     rounded = tensor.to(torch.float16)
-    return rounded, int((rounded.isinf() & tensor.isfinite()).sum())
+    large = tensor[rounded.isinf() & tensor.isfinite()].abs()
+    if len(large):
+        return rounded, (
+            f"{len(large):,} of its values are too large for float16 (the largest is "
+            f"{float(large.max()):.4g}, float16 ends at 65504)"
+        )
+    small = tensor[(rounded == 0) & (tensor != 0)].abs()
+    if len(small):
+        return rounded, (
+            f"{len(small):,} of its values are too small for float16 (the smallest is "
+            f"{float(small.min()):.4g}, float16 begins at 6e-08)"
+        )
+    return rounded, ""
 
 
 def _sparse(tensor: torch.Tensor) -> tuple[int, Bytes, torch.Tensor] | None:

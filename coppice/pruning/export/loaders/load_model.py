@@ -17,6 +17,7 @@ import torch
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
 DTYPES |= {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "C64": "complex64"}
+DTYPES |= {"U16": "uint16", "U32": "uint32", "U64": "uint64"}
 
 
 def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
