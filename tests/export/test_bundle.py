@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,9 +20,11 @@ from torch import nn
 from coppice.errors import CoppiceError
 from coppice.models.builtin import lenet_5, mlp
 from coppice.pruning.contract import Export, Tick, Timing
-from coppice.pruning.export import bundle, forms, onnx_file
+from coppice.pruning.export import bundle, forms, onnx_file, outputs
 from coppice.pruning.export.bundle import FILES, Wanted, build_export, export_or_reason, slower
+from coppice.pruning.export.outputs import Outputs
 from coppice.pruning.export.timing import thread_counts, times_ms
+from coppice.pruning.tensors import model_tensors, pack
 from tests.export.networks import Functional, Residual, cut, normed
 from tests.pruning.networks import Branching, Shared, no_tick
 
@@ -145,6 +149,84 @@ def test_float16(tmp_path: Path) -> None:
         assert 1e-6 < half.report.outputs_apart[name] < 0.01
 
 
+def test_float16_that_is_too_coarse_is_said() -> None:
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[2049.0, -2048.0]]))  # type: ignore[operator]
+    made = build_export(model, np.ones((4, 2), np.float32), Wanted(half=True, onnx=False), no_tick)
+    (note,) = (note for note in made.report.notes if note.startswith("model.safetensors"))
+    assert note.endswith("float16 is too coarse for this network, it changes outputs by 1 of the largest")
+
+
+class Inverse(nn.Module):
+    """Whose outputs are infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 4) -> (n, 2)."""
+        return 1 / (self.fc(x) * 0)  # type: ignore[no-any-return]
+
+
+def test_infinite_outputs_are_no_failure() -> None:
+    report = exported(Inverse(), 4, half=True, onnx=False).report
+    assert report.outputs_apart["model.safetensors"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_of_a_coarser_type_is_narrowed_too(dtype: torch.dtype) -> None:
+    model = cut(mlp(64, (60, 30), 10), 0.2).to(dtype)
+    assert "narrow.safetensors" in exported(model, 64, onnx=False).files
+
+
+def test_a_shared_weight_counts_once() -> None:
+    model = cut(Shared(16, 4), 0.5)
+    stored = {name: tensor.detach() for name, tensor in model_tensors(model).items()}
+    assert exported(model, 16, onnx=False).report.size_bytes["dense"] == len(pack(stored))
+
+
+def test_a_network_that_takes_no_single_sample() -> None:
+    norm = nn.BatchNorm1d(6, track_running_stats=False)
+    made = exported(cut(nn.Sequential(nn.Linear(8, 6), norm, nn.Linear(6, 3)), 0.5), 8, onnx=False)
+    assert "narrow.safetensors" in made.files
+    assert {timing.batch for timing in made.report.timings} == {256}
+    assert any(note.startswith("batch 1 is not measured: Expected more than 1") for note in made.report.notes)
+
+
+def test_whatever_fails_when_it_is_narrowed_the_rest_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(steps: object) -> None:
+        raise KeyError("one more kind of network")
+
+    monkeypatch.setattr(bundle, "remove_dead_units", fail)
+    made = exported(cut(mlp(8, (6,), 3), 0.5), 8)
+    assert {"model.safetensors", "model.onnx"} < set(made.files)
+    assert not {"narrow.safetensors", "load_narrow.py"} & set(made.files)
+    assert "narrow.safetensors: not written; KeyError: 'one more kind of network'" in made.report.notes
+
+
+@pytest.mark.parametrize("build", [build_export, export_or_reason])
+def test_what_a_tick_raises_is_never_a_note(build: Callable[..., Export]) -> None:
+    model, samples = cut(mlp(8, (6,), 3), 0.5), np.ones((3, 8), np.float32)
+    for last in (1, 5, 20):
+        left = iter(range(last))
+
+        def tick(left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise ValueError("the run is another's now")
+
+        with pytest.raises(ValueError, match="another's now"):
+            build(model, samples, *([Wanted(onnx=False)] if build is build_export else []), tick)
+
+
+def test_samples_too_large_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "MOST_BYTES", 16 * 8 * 4)
+    report = exported(cut(mlp(8, (6,), 3), 0.5), 8, onnx=False).report
+    assert {timing.batch for timing in report.timings} == {1}
+    assert "batch 256 is not measured: it would take too much memory" in report.notes
+
+
 def test_without_the_extra_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "onnx_is_installed", lambda: False)
     model = cut(mlp(8, (6,), 3), 0.5)
@@ -157,9 +239,12 @@ def test_without_the_extra_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_onnx_that_computes_something_else_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        bundle, "to_onnx", lambda network, samples: onnx_file.to_onnx(nn.Linear(8, 3), samples)
-    )
+    original = onnx_file._exported
+
+    def wrong(model: nn.Module, samples: torch.Tensor, newer: bool) -> bytes:
+        return original(nn.Linear(8, 3), samples, False)
+
+    monkeypatch.setattr(onnx_file, "_exported", wrong)
     made = exported(cut(mlp(8, (6,), 3), 0.5), 8)
     assert "model.onnx" not in made.files
     assert any("onnxruntime gives other outputs" in note for note in made.report.notes)
@@ -177,11 +262,31 @@ def test_torchs_newer_exporter_stands_in_where_the_older_one_fails(monkeypatch: 
 
     monkeypatch.setattr(onnx_file, "_exported", gone)
     model = cut(mlp(8, (6,), 3), 0.5)
-    content = onnx_file.to_onnx(model, torch.rand(4, 8))
+    content, apart = onnx_file.to_onnx(model, Outputs(model, torch.rand(4, 8), no_tick), no_tick)
+    assert apart < 1e-5
     assert tried == [False, True]
     x = torch.rand(9, 8)
     found = onnx_file.OnnxNetwork(content, 1)(x.numpy())
     np.testing.assert_allclose(found, model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_torchs_newer_exporter_stands_in_where_the_older_one_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = onnx_file._exported
+
+    def wrong_first(model: nn.Module, samples: torch.Tensor, newer: bool) -> bytes:
+        return original(model if newer else nn.Linear(8, 3), samples, False)
+
+    monkeypatch.setattr(onnx_file, "_exported", wrong_first)
+    assert "model.onnx" in exported(cut(mlp(8, (6,), 3), 0.5), 8).files
+
+
+def test_the_exporters_are_not_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    with onnx_file._quiet():
+        os.write(1, b"from C++")
+    os.write(1, b"{}")
+    assert capfd.readouterr().out == "{}"
 
 
 def test_what_is_slower_is_said() -> None:
@@ -204,7 +309,17 @@ def test_a_network_too_slow_to_measure_in_batches(monkeypatch: pytest.MonkeyPatc
     assert "batch 256 is not measured: it would take too long" in report.notes
 
 
+class Sum(nn.Linear):
+    """One number for all samples."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 8) -> ()."""
+        return super().forward(x).sum()
+
+
 def test_samples_that_do_not_fit() -> None:
+    with pytest.raises(CoppiceError, match="one row of outputs for each sample"):
+        exported(Sum(8, 3), 8)
     with pytest.raises(CoppiceError, match=r"does not take samples of shape \(7,\)"):
         exported(mlp(8, (6,), 3), 7)
 
@@ -256,3 +371,9 @@ def test_times_are_the_quietest_of_blocks_and_ticks_go_on() -> None:
     assert set(times) == {"a", "b"}
     assert all(calls.values())
     assert len(ticks) >= 2
+
+
+def test_there_is_a_tick_between_two_passes_that_may_be_long() -> None:
+    done: list[str] = []
+    times_ms({"a": lambda: time.sleep(0.005) or done.append("a")}, lambda: done.append("tick"))  # type: ignore[func-returns-value]
+    assert done == ["tick", "a"] * (len(done) // 2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -12,14 +14,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from coppice.models.builtin import lenet_5, lenet_300_100, mlp
-from coppice.pruning.export.chain import ELEMENTWISE, NotAChain, find_chain
-from coppice.pruning.export.forms import sequential
-from coppice.pruning.export.loaders.load_narrow import SparseLinear, TurnedLinear
+from coppice.pruning.contract import Tick
+from coppice.pruning.export import forms
+from coppice.pruning.export.chain import ELEMENTWISE, NotAChain, describe, find_chain
+from coppice.pruning.export.forms import choose_forms, sequential
+from coppice.pruning.export.loaders.load_narrow import SparseLinear, TurnedLinear, build
 from coppice.pruning.export.narrow import remove_dead_units, select_inputs
 from tests.export.networks import Functional, Residual, cut, normed
-from tests.pruning.networks import Branching, Shared
+from tests.pruning.networks import Branching, Shared, no_tick
 
 
 def narrowed(model: nn.Module, samples: torch.Tensor) -> nn.Sequential:
@@ -156,12 +161,93 @@ def test_groups_and_maps_without_flatten_are_left_alone() -> None:
             "in one line|of another kind",
         ),
         (nn.Sequential(nn.GRU(4, 4)), "of another kind"),
+        (nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4))), "its layer 0 has hooks"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_other_networks_are_left_alone_and_it_is_said_why(model: nn.Module, reason: str) -> None:
     with pytest.raises(NotAChain, match=reason):
         find_chain(model)
+
+
+class Between(nn.Module):
+    """Two layers, and a function before, between and behind them."""
+
+    def __init__(self, before: Any, between: Any, behind: Any) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 20), nn.Linear(20, 10)
+        self.before, self.between, self.behind = before, between, behind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 1, 8, 8) -> (n, 10)."""
+        return self.behind(self.second(self.between(self.first(self.before(x)))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda x: x.view(x.size(0), 64),
+        lambda x: x.view(-1, 64),
+        lambda x: x.reshape((x.shape[0], -1)),
+        lambda x: torch.reshape(x, (len(x) if isinstance(x, torch.Tensor) else x.size(0), 64)),
+        lambda x: functional.adaptive_avg_pool2d(x, (8, 8)).flatten(1),
+    ],
+)
+def test_ways_to_write_a_flattening(before: Any) -> None:
+    model = cut(Between(before, torch.relu, lambda x: x), 0.05)
+    assert sizes(narrowed(model, torch.rand(3, 1, 8, 8))) < [20, 10]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: functional.relu(x, True),
+        lambda x: functional.leaky_relu(x, 0.2, inplace=True),
+        lambda x: functional.elu(x, alpha=0.5),
+        lambda x: functional.gelu(x, approximate="tanh"),
+        lambda x: functional.hardtanh(x, -0.1, 0.1),
+        functional.relu6,
+        functional.silu,
+        functional.softplus,
+    ],
+)
+def test_functions_are_layers_too(between: Any) -> None:
+    model = cut(Between(torch.nn.Flatten(), between, lambda x: functional.log_softmax(x, dim=1)), 0.05)
+    assert sizes(narrowed(model, torch.rand(3, 1, 8, 8))) < [20, 10]
+
+
+def test_a_function_that_changes_the_type_is_left_alone() -> None:
+    model = Between(nn.Flatten(), torch.relu, lambda x: functional.softmax(x, dim=1, dtype=torch.float64))
+    with pytest.raises(NotAChain, match="of another kind"):
+        find_chain(model)
+
+
+class Named(nn.Module):
+    """Its layers have the names of what an nn.Sequential can do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pop, self.append = nn.Linear(16, 12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 16) -> (n, 4)."""
+        return self.append(torch.relu(self.pop(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (Named(), (16,)),
+        (nn.Sequential(nn.Linear(16, 12), nn.BatchNorm1d(12, affine=False), nn.Linear(12, 4)), (16,)),
+        (nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(12, 4)), (5, 8)),
+        (nn.Sequential(nn.Linear(16, 12), nn.LayerNorm(12, bias=False), nn.Linear(12, 4)), (16,)),
+    ],
+    ids=["names", "no affine", "over places", "no bias"],
+)
+def test_networks_that_are_seldom_seen(model: nn.Module, shape: tuple[int, ...]) -> None:
+    made = narrowed(cut(model, 0.3), torch.rand(6, *shape))
+    rebuilt = build(json.loads(json.dumps(describe(list(made.named_children())))))
+    rebuilt.load_state_dict(made.state_dict(), assign=True)
 
 
 # Faster layers
@@ -182,10 +268,24 @@ def test_other_forms_compute_the_same(
     linear = nn.Linear(inputs, units, bias=bias)
     cut(linear, keep, seed)
     for form in (SparseLinear(linear, least), TurnedLinear(linear)):
-        for samples in (1, 3, 4, 9, 20):
+        for samples in (0, 1, 3, 4, 9, 20):
             x = torch.randn(samples, inputs, generator=torch.Generator().manual_seed(seed))
             torch.testing.assert_close(form(x), linear(x), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(form(x.t().contiguous().t()), linear(x), rtol=1e-4, atol=1e-5)
+
+
+def test_forms_are_chosen_for_no_more_samples_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def sparse_wins(runs: Mapping[str, Callable[[], torch.Tensor]], tick: Tick) -> dict[str, float]:
+        measured.append(len(runs["dense"]()))
+        return {form: float(form != "sparse") for form in runs}
+
+    monkeypatch.setattr(forms, "times_ms", sparse_wins)
+    steps = [("fc", cut(nn.Linear(30, 20), 0.05))]
+    for samples in (2, 20, 256):
+        assert choose_forms(steps, torch.rand(samples, 30), no_tick).sparse_from == {"fc": 1}
+    assert measured == [1, 16, 1, 256, 64, 16, 1]
 
 
 def test_inputs_that_meet_no_weight_are_not_multiplied() -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from coppice.pruning.layers import has_hooks
 
 Step = tuple[str, nn.Module]
 Described = tuple[str, str, dict[str, Any]]
@@ -86,16 +89,34 @@ ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 """In evaluation mode."""
 
-_CALLS: dict[Any, Callable[[], nn.Module]] = {
-    **dict.fromkeys((torch.relu, nn.functional.relu, "relu"), nn.ReLU),
-    **dict.fromkeys((torch.tanh, nn.functional.tanh, "tanh"), nn.Tanh),
-    **dict.fromkeys((torch.sigmoid, nn.functional.sigmoid, "sigmoid"), nn.Sigmoid),
+_CALLS: dict[Any, Callable[..., nn.Module]] = {
+    **dict.fromkeys((torch.relu, functional.relu, "relu"), nn.ReLU),
+    **dict.fromkeys((torch.tanh, functional.tanh, "tanh"), nn.Tanh),
+    **dict.fromkeys((torch.sigmoid, functional.sigmoid, "sigmoid"), nn.Sigmoid),
+    **dict.fromkeys((torch.softmax, functional.softmax, "softmax"), nn.Softmax),
+    **dict.fromkeys((torch.log_softmax, functional.log_softmax, "log_softmax"), nn.LogSoftmax),
+    **dict.fromkeys((torch.max_pool2d, functional.max_pool2d), nn.MaxPool2d),
+    functional.max_pool1d: nn.MaxPool1d,
+    functional.avg_pool1d: nn.AvgPool1d,
+    functional.avg_pool2d: nn.AvgPool2d,
+    functional.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
+    functional.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    functional.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
+    functional.relu6: nn.ReLU6,
+    functional.leaky_relu: nn.LeakyReLU,
+    functional.elu: nn.ELU,
+    functional.selu: nn.SELU,
+    functional.gelu: nn.GELU,
+    functional.silu: nn.SiLU,
+    functional.mish: nn.Mish,
+    functional.softplus: nn.Softplus,
+    functional.hardswish: nn.Hardswish,
+    functional.hardtanh: nn.Hardtanh,
 }
-_POOL_CALLS = {
-    nn.functional.max_pool2d: nn.MaxPool2d,
-    torch.max_pool2d: nn.MaxPool2d,
-    nn.functional.avg_pool2d: nn.AvgPool2d,
-}
+"""Functions and methods, with the modules that do the same."""
+_SHAPING = (torch.reshape, "view", "reshape")
+_SILENT = ("inplace", "_stacklevel")
+_SILENT_UNSET = ("return_indices", "divisor_override", "dtype")
 _SHAPE_CALLS = ("size", "shape", "dim")
 
 
@@ -112,7 +133,7 @@ def find_chain(model: nn.Module) -> list[Step]:
         raise NotAChain(f"torch.fx cannot follow its forward ({type(error).__name__})") from error
     modules = dict(model.named_modules())
     steps: list[Step] = []
-    taken: set[str] = set()
+    taken = set(dir(nn.Sequential()))  # these are no names for a step of one
     for node in _in_order(graph):
         step = _step(node, modules)
         if isinstance(step, _NOTHING):
@@ -121,6 +142,8 @@ def find_chain(model: nn.Module) -> list[Step]:
             raise NotAChain(f"it has a step of another kind, {node.name} ({type(step).__name__})")
         if getattr(step, "divisor_override", None) is not None or getattr(step, "return_indices", False):
             raise NotAChain(f"it has a step of another kind, {node.name}")
+        if has_hooks(step):
+            raise NotAChain(f"its layer {node.target} has hooks, which may do anything")
         name = str(node.target if node.op == "call_module" else node.name).replace(".", "_") or "model"
         while name in taken:
             name += "_"
@@ -134,14 +157,21 @@ def describe(steps: list[Step]) -> list[Described]:
     return [_described(name, module) for name, module in steps]
 
 
+def norm_bias(norm: nn.Module) -> dict[str, bool]:
+    """The argument with which a normalisation is made without a bias of its own, if it is."""
+    return {"bias": False} if norm.weight is not None and norm.bias is None else {}
+
+
 def _described(name: str, module: nn.Module) -> Described:
     if type(module) not in ARGUMENTS:  # our own Select
         return name, type(module).__name__, {"inputs": len(module.columns)}  # type: ignore[arg-type]
     arguments = {key: getattr(module, key) for key in ARGUMENTS[type(module)]}
     if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         arguments["bias"] = module.bias is not None
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+    if isinstance(module, NORMS):
         arguments["track_running_stats"] = module.running_mean is not None
+    if isinstance(module, (nn.LayerNorm, nn.GroupNorm, *NORMS)):
+        arguments |= norm_bias(module)
     return name, type(module).__name__, arguments
 
 
@@ -184,27 +214,25 @@ def _step(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module:
         if len(node.args) == 1 and not node.kwargs:
             return modules[str(node.target)]
     elif node.target in _CALLS:
-        return _CALLS[node.target]()
+        made = _CALLS[node.target]
+        return made(**_arguments(node, ARGUMENTS[made], {}))  # type: ignore[index]
     elif node.target in (torch.flatten, "flatten"):
         return nn.Flatten(*_arguments(node, ("start_dim", "end_dim"), {"start_dim": 0}).values())
-    elif node.target in ("view", "reshape"):
-        # (samples, -1) and (-1, features): one row a sample. Whether it really is one shows in the outputs.
-        if len(node.args) == 3 and -1 in node.args[1:]:
+    elif node.target in _SHAPING:
+        # (samples, features), either of which may be -1. Whether it is one row a sample shows in the outputs.
+        sizes = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
+        if len(sizes) == 2:
             return nn.Flatten()
-    elif node.target in (nn.functional.dropout, "contiguous"):
-        if node.op == "call_method" or not _arguments(node, ("p", "training", "inplace"), {}).get(
-            "training", True
-        ):
+    elif node.target in (functional.dropout, "contiguous"):
+        drops = node.op != "call_method" and _arguments(node, ("p", "training"), {}).get("training", True)
+        if not drops:
             return nn.Identity()
-    elif node.target in _POOL_CALLS:
-        made = _POOL_CALLS[node.target]
-        return made(**_arguments(node, ARGUMENTS[made], {}))
     raise NotAChain(f"it has a step of another kind ({node.name})")
 
 
 def _arguments(node: fx.Node, names: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments behind the tensor, by name."""
-    more = {k: v for k, v in node.kwargs.items() if v or k not in ("return_indices", "divisor_override")}
+    """A call's arguments behind the tensor, by name; without those that say nothing."""
+    more = {k: v for k, v in node.kwargs.items() if k not in _SILENT and (v or k not in _SILENT_UNSET)}
     values = {**given, **dict(zip(names, node.args[1:], strict=False)), **more}
     if any(name not in names or isinstance(value, fx.Node) for name, value in values.items()):
         raise NotAChain(f"it has a step of another kind ({node.name})")
@@ -222,8 +250,13 @@ def _folded(steps: list[Step]) -> list[Step]:
             if isinstance(layer, CONVS):
                 folded[-1] = (before, fuse_conv_bn_eval(layer, module).requires_grad_(False))
                 continue
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear) and _folds(layer, module):
                 folded[-1] = (before, fuse_linear_bn_eval(layer, module).requires_grad_(False))
                 continue
         folded.append((name, module))
     return folded
+
+
+def _folds(layer: nn.Linear, norm: nn.Module) -> bool:
+    """Of samples with several sizes a normalisation takes the first for the features, the layer the last."""
+    return bool(norm.num_features == layer.out_features and norm.bias is not None)

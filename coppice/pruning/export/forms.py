@@ -47,11 +47,12 @@ def sequential(steps: list[Step]) -> nn.Sequential:
 def choose_forms(steps: list[Step], samples: torch.Tensor, tick: Tick) -> Forms:
     """The quickest form of each Linear, in turn, each fed with what the ones before it give.
 
-    `samples`: (256, ...) to measure with, on one thread. Nothing but speed hangs on the choice.
+    `samples`: (n, ...) to measure with, up to 256, on one thread. Nothing but speed hangs on the choice.
     """
     forms = Forms([])
     with torch.no_grad(), torch_threads(1):  # no inference mode: what is made here is loaded elsewhere
         for at, (name, module) in enumerate(steps):
+            tick()
             new, run = [(name, module)], module
             if isinstance(module, nn.Linear) and samples.dim() == 2:
                 least = _sparse_from(module, samples, tick)
@@ -73,7 +74,7 @@ def _sparse_from(linear: nn.Linear, samples: torch.Tensor, tick: Tick) -> int | 
         return None
     sparse, turned = SparseLinear(linear), TurnedLinear(linear)
     worth = None
-    for size in reversed(SIZES):
+    for size in (size for size in reversed(SIZES) if size <= len(samples)):
         x = samples[:size]
         runs = {"dense": linear, "turned": turned, "sparse": sparse}
         times = times_ms({form: lambda run=run, x=x: run(x) for form, run in runs.items()}, tick)  # type: ignore[misc]

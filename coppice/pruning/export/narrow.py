@@ -21,6 +21,7 @@ from coppice.pruning.export.chain import (
     MAX_POOLS,
     NORMS,
     Step,
+    norm_bias,
 )
 from coppice.pruning.export.loaders.load_narrow import Select
 
@@ -85,7 +86,8 @@ def unit_edges(modules: list[nn.Module]) -> list[UnitEdge]:
             continue
         if any((m.start_dim, m.end_dim) != (1, -1) for m in flat):
             continue
-        if any(isinstance(m, NORMS) and m.running_mean is None for m in between):
+        norms = [m for m in between if isinstance(m, NORMS)]
+        if any(m.running_mean is None or m.num_features != len(first.weight) for m in norms):
             continue
         # Behind a flattened map, places are units no more: only steps that treat all alike are understood.
         behind = between[between.index(flat[0]) + 1 :] if flat else []
@@ -199,7 +201,7 @@ def _layer_like(layer: Layer, weight: torch.Tensor, bias: torch.Tensor | None) -
 
 def _norm_like(norm: nn.Module, kept: torch.Tensor) -> nn.Module:
     assert isinstance(norm, NORMS)
-    made = type(norm)(int(kept.sum()), norm.eps, norm.momentum, norm.affine)
+    made = type(norm)(int(kept.sum()), norm.eps, norm.momentum, norm.affine, **norm_bias(norm))
     state = {key: value[kept] if value.dim() else value for key, value in norm.state_dict().items()}
     made.load_state_dict(state, assign=True)
     return made.eval().requires_grad_(False)

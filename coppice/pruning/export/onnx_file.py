@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ import torch
 from torch import nn
 
 from coppice.errors import CoppiceError
+from coppice.pruning.contract import Tick
+from coppice.pruning.export.outputs import Outputs
 
 MISSING = "onnx, onnxscript or onnxruntime is not installed; pip install 'coppice[onnx]'"
 
@@ -25,21 +29,36 @@ def onnx_is_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
-def to_onnx(model: nn.Module, samples: torch.Tensor) -> bytes:
-    """`model` as an ONNX file: input `samples` (n, ...), output `logits` (n, classes), any n.
+def to_onnx(model: nn.Module, outputs: Outputs, tick: Tick) -> tuple[bytes, float]:
+    """`model` as an ONNX file: input `samples` (n, ...), output `logits` (n, classes), any n; and how far
+    what onnxruntime makes of it is from `outputs`.
 
-    Raises `CoppiceError` if torch's exporters cannot do it.
+    Raises `CoppiceError` if torch's exporters cannot do it, or if onnxruntime then gives something else.
     """
     # The newer exporter needs ten seconds to be imported; the older one does these networks in a tenth.
-    errors = []
+    reasons = []
     for newer in (False, True):
+        tick()
         try:
             with _quiet():
-                return _exported(model, samples[:2].clone(), newer)
+                content = _exported(model, outputs.samples[:2].clone(), newer)
         except Exception as error:  # dozens of kinds, for as many reasons
-            errors.append(error)
-    reason = (str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[0]
-    raise CoppiceError(f"torch's exporter cannot write it ({reason[:200]})") from errors[-1]
+            reasons.append(f"torch's exporter cannot write it ({first_line(error)})")
+            continue
+        try:
+            apart = outputs.apart(OnnxNetwork(content, threads=1).on_tensors)
+        except Exception as error:  # onnxruntime's exceptions have no common root
+            reasons.append(first_line(error))
+            continue
+        if apart <= outputs.rounding:
+            return content, apart
+        reasons.append(f"onnxruntime gives other outputs (by {apart:.2g})")
+    raise CoppiceError(reasons[0])
+
+
+def first_line(error: Exception) -> str:
+    """What it says, short enough for a note."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _exported(model: nn.Module, samples: torch.Tensor, newer: bool) -> bytes:
@@ -59,15 +78,36 @@ def _exported(model: nn.Module, samples: torch.Tensor, newer: bool) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Both exporters talk much."""
+    """Both exporters talk much, also from C++."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _stdout_away():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _stdout_away() -> Iterator[None]:
+    """What anything in this process writes to file descriptor 1 goes nowhere."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed, as in a daemon
+        yield
+        return
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class OnnxNetwork:
@@ -85,3 +125,7 @@ class OnnxNetwork:
     def __call__(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(n, ...) -> (n, classes)."""
         return self._session.run(None, {"samples": samples})[0]  # type: ignore[no-any-return]
+
+    def on_tensors(self, samples: torch.Tensor) -> torch.Tensor:
+        """The same for tensors."""
+        return torch.from_numpy(self(samples.numpy()))

@@ -27,7 +27,7 @@ BUDGET_S = 0.5
 def times_ms(runs: Mapping[str, Run], tick: Tick) -> dict[str, float]:
     """Milliseconds a call of each of `runs`, timed in turn, by the name."""
     begin = time.perf_counter()
-    calls = {name: _calls_in_a_block(run) for name, run in runs.items()}
+    calls = {name: _calls_in_a_block(run, tick) for name, run in runs.items()}
     best = dict.fromkeys(runs, float("inf"))
     for block in range(BLOCKS):
         if block > 0 and time.perf_counter() - begin > BUDGET_S:
@@ -58,9 +58,12 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _calls_in_a_block(run: Run) -> int:
-    run()  # the first call allocates
-    return max(1, int(BLOCK_S / max(1e-7, min(_timed(run), _timed(run)))))
+def _calls_in_a_block(run: Run, tick: Tick) -> int:
+    seconds = []
+    for _ in range(3):  # the first call allocates
+        tick()
+        seconds.append(_timed(run))
+    return max(1, int(BLOCK_S / max(1e-7, min(seconds))))
 
 
 def _timed(run: Run) -> float:

@@ -66,6 +66,8 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(samples, inputs) -> (samples, units)."""
+        if len(x) == 0:
+            return x.new_zeros(0, len(self.units) - 1)
         if len(x) < self.least:
             x = x if self.used is None else x.index_select(1, self.used)
             return nn.functional.linear(x, self.weight, self.bias)
