@@ -298,7 +298,7 @@ def export(
         str,
         typer.Argument(metavar="WORK_OR_MODEL", help="A finished run's work folder, or .safetensors."),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the files go; made on demand.")],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where the files go; made on demand.")],
     run_file: Annotated[
         Path | None, typer.Option("--run", metavar="RUN.yaml", help="Of a .safetensors file: its run file.")
     ] = None,
@@ -332,6 +332,8 @@ def export(
     from coppice.runfile import parse_run_file
     from coppice.show import export_lines, export_table
 
+    if not to:
+        raise CoppiceError("--to: name a folder; . is this one")
     if model and run_file:
         raise CoppiceError("give --run or --model, not both")
     if arguments and not model:
@@ -339,7 +341,7 @@ def export(
     section = {"name": model, "arguments": exporting.parse_arguments(arguments or "{}")}
     report = exporting.export(
         source,
-        to,
+        Path(to),
         Wanted(half=half, onnx=onnx),
         run=load_run_file(run_file) if run_file else None,
         model=parse_run_file({"name": "export", "model": section}, "--model").model if model else None,
@@ -351,7 +353,7 @@ def export(
         console = Console()
         console.print(export_table(report))
         console.print("\n".join(export_lines(report)), markup=False, highlight=False, soft_wrap=True)
-        print(f"written into {to}/")
+        print(f"written into {Path(to)}/")
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from coppice.errors import CoppiceError
 from coppice.work.contents import json_from_bytes
@@ -63,7 +64,8 @@ def model_tensors(model: nn.Module) -> Tensors:
 def fill_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:
     """Set the network's parameters and buffers from `tensors`, found by any of their names.
 
-    Raises `CoppiceError` naming `origin` if one is missing, left over, or of another shape.
+    Raises `CoppiceError` naming `origin` if one is missing, left over, or of another shape; and if the
+    network has not got its own shapes yet.
     """
     own = {k: t for k, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
     unknown = sorted(set(tensors) - set(own))
@@ -80,6 +82,10 @@ def fill_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], origin: st
             if given is None:
                 raise CoppiceError(f"{origin}: {names[0]!r} of the network is missing; check model.name")
             target = own[names[0]]
+            if is_lazy(target):
+                raise CoppiceError(
+                    f"model: {names[0]} has no shape yet (a lazy module); build it with its sizes"
+                )
             if given.shape != target.shape:
                 raise CoppiceError(
                     f"{origin}: {names[0]!r} has shape {tuple(given.shape)}, the network needs "

@@ -12,6 +12,7 @@ import torch
 
 from coppice import __version__
 from coppice.cli import main
+from coppice.errors import CoppiceError
 from coppice.models.builtin import lenet_5, mlp
 from coppice.pruning.export import bundle
 from coppice.pruning.export.bundle import FILES
@@ -91,7 +92,7 @@ def test_from_a_work_folder(work: Path, tmp_path: Path, coppice: Callable[..., E
     status, out, err = coppice(work, "--to", tmp_path / "new" / "small")
     assert (status, err) == (0, "")
     assert "narrow.safetensors" in out
-    assert "x smaller" in out
+    assert " kB" in out
     assert f"written into {tmp_path / 'new' / 'small'}/" in out
     assert {path.name for path in (tmp_path / "new" / "small").iterdir()} == set(FILES)
     dense = safetensors.torch.load_file(work / names.RESULT_MODEL)
@@ -156,11 +157,17 @@ def test_mistakes_are_one_line(weights: Path, tmp_path: Path, coppice: Callable[
     assert "a JSON object" in complaint(coppice(weights, "--model", "mlp", "--arguments", "[1]", *to))
     assert "--arguments" in complaint(coppice(weights, "--arguments", "{}", *to))
     assert "--input: expected the sizes" in complaint(coppice(weights, *named, "--input", "a,b", *to))
-    assert "does not take samples of shape (3,)" in complaint(coppice(weights, *named, "--input", "3", *to))
+    assert "--input SIZES says" in complaint(coppice(weights, *named, "--input", "3", *to))
     assert "not both" in complaint(coppice(weights, "--model", "mlp", "--run", "jobs/digits.yaml", *to))
     assert "leave out --run" in complaint(coppice(empty, *named, *to))
     (tmp_path / "broken.safetensors").write_bytes(weights.read_bytes()[:-7])
     assert "not a whole safetensors" in complaint(coppice(tmp_path / "broken.safetensors", *named, *to))
+    (tmp_path / "mine.pt").write_bytes(weights.read_bytes())
+    assert "mine.pt: not a .safetensors file" in complaint(coppice(tmp_path / "mine.pt", *named, *to))
+    assert "--to: name a folder" in complaint(coppice(weights, *named, "--to", ""))
+    lazy = ("--model", "torch.nn:LazyLinear", "--arguments", '{"out_features": 4}', "--input", "16")
+    safetensors.torch.save_file(torch.nn.Linear(16, 4).state_dict(), tmp_path / "linear.safetensors")
+    assert "weight has no shape yet" in complaint(coppice(tmp_path / "linear.safetensors", *lazy, *to))
     assert not (tmp_path / "out").exists()
 
 
@@ -186,11 +193,51 @@ def test_nothing_of_the_users_is_overwritten(
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "model.safetensors").write_bytes(weights.read_bytes())
-    assert "not of an export" in complaint(coppice(weights, *named, "--to", mine))
+    assert "holds a model.safetensors that is not as an export left it" in complaint(
+        coppice(weights, *named, "--to", mine)
+    )
     source = mine / "model.safetensors"
     assert "would be overwritten" in complaint(coppice(source, *named, "--to", mine))
     assert [path.name for path in mine.iterdir()] == ["model.safetensors"]
     assert "not a folder" in complaint(coppice(weights, *named, "--to", weights))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors", "load_narrow.py", "export.json"])
+def test_what_was_put_beside_an_earlier_export_stays(
+    name: str, weights: Path, tmp_path: Path, coppice: Callable[..., Ended]
+) -> None:
+    named = ("--model", "mlp", "--arguments", ARGUMENTS, "--no-onnx", "--to", tmp_path / "out")
+    assert coppice(weights, *named)[0] == 0
+    (tmp_path / "out" / name).write_text("mine")
+    before = contents(tmp_path / "out")
+    assert "not as an export left it; move it away" in complaint(coppice(weights, *named))
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_write_that_fails_leaves_what_was_there(
+    weights: Path, tmp_path: Path, coppice: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ("--model", "mlp", "--arguments", ARGUMENTS, "--no-onnx")
+    to = tmp_path / "out"
+    assert coppice(weights, *named, "--to", to)[0] == 0
+    before = contents(to)
+    write = Path.write_bytes
+
+    def fails(path: Path, content: bytes) -> int:
+        write(path, content[:10])
+        if "narrow.safetensors" in path.name:
+            raise OSError(27, "File too large")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    assert "cannot be written (File too large)" in complaint(coppice(weights, *named, "--to", to))
+    assert contents(to) == before
+    complaint(coppice(weights, *named, "--to", tmp_path / "fresh"))
+    assert contents(tmp_path / "fresh") == {}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_place_that_cannot_be_a_folder(
@@ -198,6 +245,20 @@ def test_a_place_that_cannot_be_a_folder(
 ) -> None:
     ended = coppice(weights, "--model", "mlp", "--arguments", ARGUMENTS, "--to", weights / "below")
     assert "cannot be written" in complaint(ended)
+
+
+def test_onnx_that_is_wanted_and_cannot_be_made(
+    weights: Path, tmp_path: Path, coppice: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise CoppiceError("torch's exporter cannot write it (why)")
+
+    monkeypatch.setattr(bundle, "to_onnx", fails)
+    named = ("--model", "mlp", "--arguments", ARGUMENTS)
+    line = complaint(coppice(weights, *named, "--to", tmp_path / "out", "--onnx"))
+    assert "model.onnx: not written; torch's exporter cannot write it (why); the other files are in" in line
+    assert set(contents(tmp_path / "out")) == {*FILES} - {"model.onnx"}
+    assert coppice(weights, *named, "--to", tmp_path / "out")[0] == 0  # it was not asked for
 
 
 def test_onnx_that_is_wanted_and_not_installed(
