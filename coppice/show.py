@@ -177,13 +177,17 @@ def result_lines(result: dict[str, Any], url: str) -> list[str]:
         f"search       {result['searches']} searches, {result['evaluations']:,} evaluations by "
         f"{result['evaluators']} evaluators, {result['seconds']:.0f} s",
     ]
-    sizes = (result.get("export") or {}).get("size_bytes", {})
-    if "model.safetensors" in sizes:
+    export = result.get("export") or {"size_bytes": {}, "notes": ()}
+    sizes, notes = export["size_bytes"], [plain(note).plain for note in export["notes"]]
+    if "model.safetensors" in sizes and "dense" in sizes:
         small, dense = sizes["model.safetensors"], sizes["dense"]
         lines.append(
-            f"file         {size_text(small)}, {dense / max(1, small):.0f}x smaller than the dense network's "
+            f"file         {size_text(small)}, {smaller_text(dense, small)} than the dense network's "
             f"{size_text(dense)}; it loads without Coppice"
         )
+        lines += [f"slower       {note}" for note in notes if "SLOWER" in note]
+    else:
+        lines += [f"file         {note}" for note in notes]
     return [*lines, f"results      {url}/{names.RESULT}/"]
 
 
@@ -209,22 +213,40 @@ def export_rows(report: ExportReport) -> list[list[tuple[str, str]]]:
     rows = []
     for form, size in report.size_bytes.items():
         first = form == "dense"
-        row = [(form, ""), (size_text(size), "" if first else f"{dense_bytes / max(1, size):.3g}x smaller")]
+        row = [(form, ""), (size_text(size), "" if first else smaller_text(dense_bytes, size))]
         for place in export_columns(report):
             mine, dense = ms.get((form, *place)), ms.get(("dense", *place))
             if mine is None or dense is None:
                 row.append(("", ""))
             else:
-                row.append((f"{mine:.3g} ms", "" if first else speed_text(dense, mine)))
+                row.append((f"{_three_digits(mine)} ms", "" if first else speed_text(dense, mine)))
         rows.append(row)
     return rows
 
 
+def smaller_text(dense_bytes: float, size_bytes: float) -> str:
+    """'75.2x smaller', or '1.01x larger'."""
+    if size_bytes > dense_bytes:
+        return f"{_times(size_bytes, dense_bytes)} larger"
+    return f"{_times(dense_bytes, size_bytes)} smaller"
+
+
 def speed_text(dense_ms: float, ms: float) -> str:
-    """'6.2x faster', or '1.3x SLOWER'."""
+    """'6.21x faster', '1.03x SLOWER', or 'as fast'."""
+    if abs(ms - dense_ms) < 0.005 * dense_ms:
+        return "as fast"
     if ms > dense_ms:
-        return f"{ms / max(1e-9, dense_ms):.2g}x SLOWER"
-    return f"{dense_ms / max(1e-9, ms):.2g}x faster"
+        return f"{_times(ms, dense_ms)} SLOWER"
+    return f"{_times(dense_ms, ms)} faster"
+
+
+def _times(more: float, less: float) -> str:
+    return f"{_three_digits(more / max(1e-9, less))}x"
+
+
+def _three_digits(value: float) -> str:
+    """Or all of a whole number that has more."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def export_titles(report: ExportReport) -> list[str]:
@@ -237,12 +259,20 @@ def export_titles(report: ExportReport) -> list[str]:
 
 
 def export_table(report: ExportReport) -> Table:
-    """`coppice export`."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    for at, title in enumerate(export_titles(report)):
-        table.add_column(title.replace(", ", "\n"), justify="left" if at == 0 else "right", no_wrap=True)
-    for row in export_rows(report):
-        table.add_row(*(plain(value) + Text(f"\n{better}", style="dim") for value, better in row))
+    """`coppice export`: a column for each file, so that it fits a terminal of 80 columns."""
+    rows = export_rows(report)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("")
+    for row in rows:
+        table.add_column(row[0][0], justify="right", overflow="fold")
+    for at, title in enumerate(export_titles(report)[1:], start=1):
+        cells = (
+            plain(value) + Text(f"\n{better}", style="dim") for value, better in (row[at] for row in rows)
+        )
+        table.add_row(title.replace(", ", "\n"), *cells)
+    if report.outputs_apart:
+        apart = [report.outputs_apart.get(form) for form in report.size_bytes]
+        table.add_row("outputs\napart by", *("" if each is None else f"{each:.2g}" for each in apart))
     return table
 
 
