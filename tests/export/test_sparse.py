@@ -131,15 +131,17 @@ def test_float16_is_nearest_and_says_what_does_not_fit(tmp_path: Path) -> None:
     assert len(packed.content) < 0.7 * len(pack_sparse(state).content)
 
 
-def test_float16_keeps_what_it_would_make_zero(tmp_path: Path) -> None:
-    state = {"small": torch.full((6, 8), 1e-8), "plain": torch.full((6, 8), 0.5)}
+def test_float16_keeps_what_is_too_small_for_it(tmp_path: Path) -> None:
+    mixed = torch.tensor([0.5, 1e-9])
+    state = {"small": torch.full((6, 8), 1e-8), "plain": torch.full((6, 8), 0.5), "mixed": mixed}
     (warning,) = pack_sparse(state, half=True).warnings
     assert warning == (
-        "small is kept as float32: 48 of its values are too small for float16 (the smallest is 1e-08, "
-        "float16 begins at 6e-08)"
+        "small is kept as float32: its values are too small for float16 (the largest is 1e-08, float16 has "
+        "all its digits from 6.1e-05 on)"
     )
     back = through(state, tmp_path, half=True)
-    assert all(same_bits(back[name], state[name]) for name in state)
+    assert same_bits(back["small"], state["small"])
+    assert back["mixed"].tolist() == [0.5, 0.0], "less than 0.5 may be rounded by"
 
 
 def test_at_100x_it_is_more_than_40x_smaller() -> None:

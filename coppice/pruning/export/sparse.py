@@ -49,8 +49,8 @@ def pack_sparse(
     """`tensors` as the bytes of a sparse file; equal input, equal bytes.
 
     Every value comes back to the bit, but for -0.0, which comes back as 0.0. With `half`, float32 and float64
-    are rounded to float16; a tensor with a value that would become infinite or 0 stays as it is, with a
-    warning.
+    are rounded to float16; a tensor with a value that would become infinite, or of values that are all
+    too small for its digits, stays as it is, with a warning.
     `about`: further keys of the file's JSON. The same tensor object under two names is stored once.
     """
     stored: Tensors = {}
@@ -110,11 +110,12 @@ def _half(tensor: torch.Tensor) -> tuple[torch.Tensor, str]:
             f"{len(large):,} of its values are too large for float16 (the largest is "
             f"{float(large.max()):.4g}, float16 ends at 65504)"
         )
-    small = tensor[(rounded == 0) & (tensor != 0)].abs()
-    if len(small):
+    # In a tensor with larger values, what becomes 0 is less than these are rounded by.
+    largest = tensor.abs().max() if tensor.numel() else tensor.new_zeros(())
+    if 0 < largest < torch.finfo(torch.float16).tiny:
         return rounded, (
-            f"{len(small):,} of its values are too small for float16 (the smallest is "
-            f"{float(small.min()):.4g}, float16 begins at 6e-08)"
+            f"its values are too small for float16 (the largest is {float(largest):.4g}, float16 has all its "
+            "digits from 6.1e-05 on)"
         )
     return rounded, ""
 
