@@ -142,9 +142,10 @@ def linear_chain(*between: nn.Module) -> nn.Module:
         linear_chain(nn.Softmax(1)),
         linear_chain(nn.BatchNorm1d(8)),
         linear_chain(nn.Hardtanh(0.5, 1.0)),
+        linear_chain(nn.MaxPool1d(3, 1, 1)),
         nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 10)),
     ],
-    ids=["no sequence", "shared", "sigmoid", "softmax", "norm", "hardtanh", "groups"],
+    ids=["no sequence", "shared", "sigmoid", "softmax", "norm", "hardtanh", "pool", "groups"],
 )
 def test_where_a_dead_unit_may_matter_nothing_is_buried(model: nn.Module) -> None:
     assert find_edges(model, find_layers(model)) == ()

@@ -95,6 +95,8 @@ def unit_edges(modules: list[nn.Module]) -> list[UnitEdge]:
             continue
         if any(isinstance(m, CONVS) and m.groups != 1 for m in (first, second)):
             continue
+        if isinstance(first, nn.Linear) and any(isinstance(m, POOLS) for m in between):
+            continue  # of samples with several sizes: units are what it pools
         if isinstance(first, nn.Linear) != isinstance(second, nn.Linear) and not (
             isinstance(second, nn.Linear) and flat
         ):
