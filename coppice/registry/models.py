@@ -52,9 +52,10 @@ class ModelInfo:
     def metadata(self) -> dict[str, str]:
         """For the file's header."""
         said = {"architecture": self.architecture, "arguments": json.dumps(self.arguments, sort_keys=True)}
+        if self.parameters or self.parent is not None:
+            said["parameters"] = str(self.parameters)
         if self.parent is not None:
             said["parent"] = self.parent
-            said["parameters"] = str(self.parameters)
             said["compression"] = repr(self.compression)
             said["run"] = self.run or ""
         return said
@@ -76,7 +77,10 @@ def read_info(content: bytes, origin: str) -> ModelInfo:
         )
     try:
         arguments = json_from_bytes(str(metadata.get("arguments", "{}")).encode(), "arguments")
-        parameters = sum(math.prod(each["shape"]) for each in header.values())
+        parameters = sum(math.prod(each["shape"]) for each in header.values())  # buffers, too
+        said = str(metadata.get("parameters", ""))
+        if said.isascii() and said.isdigit() and len(said) < 16 and int(said) <= parameters:
+            parameters = int(said)
         pruned = _pruned(metadata) if "parent" in metadata else {}
     except (BadContent, ValueError, TypeError, KeyError) as error:
         raise RegistryError(f"{origin}: what it says of its network is damaged; {wanted}") from error

@@ -4,6 +4,7 @@ job of OpenPAI."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,17 +99,25 @@ def _result(work: str, parent: str, info: ModelInfo, path: str) -> bytes:
         weights = run.read(names.RESULT_MODEL)
     if result is None or weights is None:
         raise OrderFailed(f"{work}: the run is over, and yet its result is not there")
-    said = json_from_bytes(result, f"{work}/{names.RESULT_JSON}")
-    if not said["compression"] > 1.0:
-        raise OrderFailed("nothing could be cut within the constraint; give it a larger accuracy_drop")
-    pruned = ModelInfo(
-        info.architecture,
-        info.arguments,
-        parameters=int(said["parameters_remaining"]),
-        parent=parent,
-        compression=float(said["compression"]),
-        run=str(said["run_id"]),
-    )
+    pruned = pruned_info(info, parent, json_from_bytes(result, f"{work}/{names.RESULT_JSON}"))
     content = with_info(weights, pruned, path)
     read_info(content, path)
     return content
+
+
+def pruned_info(info: ModelInfo, parent: str, result: Mapping[str, Any]) -> ModelInfo:
+    """What a pruned model is, by its parent's info and the run's result; raises `OrderFailed` if it has no
+    fewer parameters than its parent."""
+    remaining = int(result["parameters_remaining"])
+    # The run counts from the dense network, of which a parent that was pruned itself has only a part.
+    before = int(result["parameters_total"]) if info.parent is None else info.parameters
+    if not remaining < before:
+        raise OrderFailed("nothing could be cut within the constraint; give it a larger accuracy_drop")
+    return ModelInfo(
+        info.architecture,
+        info.arguments,
+        parameters=remaining,
+        parent=parent,
+        compression=before / max(1, remaining),
+        run=str(result["run_id"]),
+    )

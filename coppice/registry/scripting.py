@@ -72,7 +72,8 @@ def save_model(path: str, model: nn.Module, architecture: str, **arguments: Any)
     from coppice.pruning.tensors import model_tensors, pack
 
     content = pack({name: tensor.detach() for name, tensor in model_tensors(model).items()})
-    info = ModelInfo(architecture, checked_arguments(arguments))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    info = ModelInfo(architecture, checked_arguments(arguments), parameters)
     Path(path).write_bytes(with_info(content, info, path))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from safetensors.numpy import save
 
 from coppice.models.builtin import mlp
 from coppice.registry import layout
-from coppice.registry.errors import RegistryError
+from coppice.registry.errors import OrderFailed, RegistryError
 from coppice.registry.models import ModelInfo, read_info, with_info
+from coppice.registry.pruning import pruned_info
 from coppice.registry.records import ModelRecord, ScoreRecord
 from coppice.registry.registry import GENERATES, Registry, SetKind
 from coppice.registry.scripting import load_model, save_model
@@ -166,6 +169,28 @@ def test_a_model_comes_back_from_its_file(tmp_path: object) -> None:
     )
     pruned = ModelInfo("mlp", info.arguments, 7, "MDL000001", 6.14, "0123abcd")
     assert read_info(with_info(content, pruned, path), path) == pruned
+
+
+def test_how_many_times_fewer_parameters_than_its_parent() -> None:
+    result = {"parameters_total": 6000, "parameters_remaining": 500, "run_id": "0123abcd"}
+    dense = ModelInfo("mlp", {}, 6010)  # with buffers
+    assert pruned_info(dense, "MDL000001", result).compression == 12
+    again = pruned_info(ModelInfo("mlp", {}, 600, "MDL000001", 10.0, ""), "MDL000002", result)
+    assert (again.parent, again.parameters, again.compression) == ("MDL000002", 500, 1.2)
+    for parent in (
+        ModelInfo("mlp", {}, 500, "MDL000001", 12.0, ""),
+        ModelInfo("mlp", {}, 400, "MDL000001", 15.0, ""),
+    ):
+        with pytest.raises(OrderFailed, match="nothing could be cut"):
+            pruned_info(parent, "MDL000002", result)
+
+
+def test_buffers_are_no_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(str(path), torch.nn.BatchNorm1d(3), "torch.nn:BatchNorm1d", num_features=3)
+    assert read_info(path.read_bytes(), "m").parameters == 6
+    content = bytes(save({"weight": np.zeros(4)}, {"architecture": "mlp", "parameters": "many"}))
+    assert read_info(content, "m").parameters == 4
 
 
 def test_a_network_of_the_script_itself(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
