@@ -18,7 +18,7 @@ from coppice.registry.orders import KINDS, Kind
 from coppice.registry.queue import LEASE_S, TRIES
 from coppice.registry.registry import Registry, SetKind
 from coppice.registry.workflows import EVERY_S, Workflow
-from coppice.roles.context import Context
+from coppice.roles.context import Context, tell_trouble
 from coppice.roles.ending import ending
 from coppice.store import open_store
 
@@ -47,7 +47,7 @@ Script = Annotated[
 
 @contextmanager
 def _registry(at: str) -> Iterator[Registry]:
-    with open_store(at) as store:
+    with open_store(at, on_trouble=tell_trouble) as store:
         yield Registry.open(store)
 
 
@@ -89,7 +89,7 @@ def init(at: At, as_json: AsJson = False) -> None:
 
     Example: `coppice registry init --at work/registry`
     """
-    with open_store(at) as store:
+    with open_store(at, on_trouble=tell_trouble) as store:
         registry = Registry.init(store)
         _say(as_json, {"registry": store.url, "uid": registry.uid}, f"{store.url}: ready")
 
@@ -241,7 +241,7 @@ def worker(
         done = work(
             context, registry, wanted, Conduct(lease, tries, until_empty, tuple(shlex.split(openpai or "")))
         )
-        context.say(f"nothing is left; {done} orders done")
+        context.say(f"nothing is left; {done} orders worked on")
 
 
 @app.command()
@@ -312,7 +312,9 @@ def prune(
         if run is not None:
             settings = load_run_file(run).model_dump(mode="json", exclude_unset=True)
         order = registry.pruning_of(task, registry.model(task, model), settings)
-        new = "ordered" if registry.order(order) else "had been ordered"
+        failed = any(ticket.order == order for ticket in registry.queues["prune"].tickets("fail"))
+        before = "had failed; coppice registry retry puts it back" if failed else "had been ordered"
+        new = "ordered" if registry.order(order) else before
         _say(as_json, {"order": order.name, "model": order.makes}, f"{order.makes}: {new}, {order.name}")
 
 
@@ -436,7 +438,7 @@ def demo(
     from coppice.roles.simulate import sigterm_as_interrupt
 
     (chosen,) = _one_of([example], EXAMPLES, "example")
-    with open_store(at) as store:
+    with open_store(at, on_trouble=tell_trouble) as store:
         registry = Registry.init(store)
         with sigterm_as_interrupt():
             task = play(registry, chosen, workers, (lambda line: None) if as_json else print)

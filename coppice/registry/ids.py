@@ -41,12 +41,19 @@ class Ids:
         return {name: self._known.get(name, {}) for name in there}
 
     def purpose(self, name: str) -> Purpose:
-        """What a number is for; raises `RegistryError` if it was never given."""
+        """What a number is for, {} if its file is damaged; raises `RegistryError` if it was never given."""
+        found = self.find(name)
+        if found is None:
+            raise RegistryError(f"{name}: there is none in {self._store.url}; see: coppice registry ls")
+        return found
+
+    def find(self, name: str) -> Purpose | None:
+        """The same; None if it was never given."""
         if name not in self._known:
             parsed = layout.parse_id(name)
             content = None if parsed is None else self._store.read(layout.id_file(name), MAX_TEXT_BYTES)
             if content is None:
-                raise RegistryError(f"{name}: there is none in {self._store.url}; see: coppice registry ls")
+                return None
             self._known[name] = _purpose(content, name)
         return self._known[name]
 
@@ -96,7 +103,8 @@ class Ids:
 
     def _list(self, prefix: Prefix) -> set[tuple[str, int]]:
         entries = self._store.list(layout.id_folder(prefix))
-        names = {entry.name.removesuffix(".json") for entry in entries if not entry.is_folder}
+        # A folder of such a name is in the way of that number, too: it counts, and is named when it is read.
+        names = {entry.name.removesuffix(".json") for entry in entries}
         parsed = ((name, layout.parse_id(name)) for name in names)
         return {(name, found[1]) for name, found in parsed if found is not None and found[0] == prefix}
 

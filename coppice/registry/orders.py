@@ -63,6 +63,22 @@ class Order:
         """The id of the task that it belongs to."""
         return self.ids[0]
 
+    @property
+    def purpose(self) -> dict[str, str]:
+        """What the id of what it makes is for, see `coppice.registry.ids`."""
+        match self.kind:
+            case "train":
+                task, arch, train, _ = self.ids
+                return {"task": task, "arch": arch, "train": train}
+            case "test":
+                task, _, model, test, _ = self.ids
+                return {"task": task, "model": model, "test": test}
+            case "prune":
+                task, arch, train, parent, _ = self.ids
+                return {"task": task, "arch": arch, "train": train, "parent": parent}
+            case _:
+                return {"task": self.task}
+
     def commands(self) -> tuple[Command, ...]:
         """What an order of this name has to say."""
         task = self.task

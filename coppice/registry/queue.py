@@ -159,15 +159,21 @@ class Queue:
     def fail_strays(self) -> list[str]:
         """Files that wait under a name that no order has go to fail/, too; a line for each."""
         lines = []
-        for entry in self._store.list(f"{ORDERS}/{self.kind}/wait"):
-            if entry.is_folder or not entry.name.endswith(".wo") or self._ticket(entry, "wait") is not None:
-                continue
-            reason = f"{entry.name}: no name of a {self.kind} order; see docs/registry.md, Work orders"
-            place = f"{ORDERS}/{self.kind}/fail/{entry.name}"
-            if self._store.rename(f"{ORDERS}/{self.kind}/wait/{entry.name}", place):
+        for name in self.strays("wait"):
+            reason = f"{name}: no name of a {self.kind} order; see docs/registry.md, Work orders"
+            place = f"{ORDERS}/{self.kind}/fail/{name}"
+            if self._store.rename(f"{ORDERS}/{self.kind}/wait/{name}", place):
                 self._store.replace(place.removesuffix(".wo") + ".log", f"{reason}\n".encode())
                 lines.append(reason)
         return lines
+
+    def strays(self, state: State) -> list[str]:
+        """Files there that end as orders do, under a name that no order of this kind has."""
+        return [
+            entry.name
+            for entry in self._store.list(f"{ORDERS}/{self.kind}/{state}")
+            if entry.name.endswith(".wo") and not entry.is_folder and self._ticket(entry, state) is None
+        ]
 
     def _put_back(self, ticket: Ticket, turn: int) -> bool:
         """To wait/, for its try number `turn`; False: it is gone, or waits there already, ordered again."""

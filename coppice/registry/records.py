@@ -10,6 +10,7 @@ after it was written, until it has all. What stands in it without a file (somebo
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -248,7 +249,8 @@ class Table(Generic[R]):
         text = self._read(self._path) or b""
         records: dict[str, R] = {}
         complaints: list[str] = []
-        for number, line in enumerate(text.split(b"\n"), start=1):
+        lines = text.removeprefix(codecs.BOM_UTF8).split(b"\n")  # spreadsheets put it there
+        for number, line in enumerate(lines, start=1):
             if not line.strip() or (number == 1 and line.startswith(b"time,")):
                 continue
             found, complaint = _parse(self._kind, line, f"{self._path}, line {number}")

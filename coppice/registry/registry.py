@@ -11,8 +11,8 @@ from typing import Any, Literal
 from coppice.clock import Clock, SystemClock
 from coppice.registry import layout
 from coppice.registry.arrays import check_set, publish_set
-from coppice.registry.errors import RegistryError
-from coppice.registry.ids import Ids
+from coppice.registry.errors import OrderFailed, RegistryError
+from coppice.registry.ids import Ids, Purpose
 from coppice.registry.orders import KINDS, Kind, Order
 from coppice.registry.queue import Queue, make_folders
 from coppice.registry.records import ModelRecord, PredictRecord, ScoreRecord, Table
@@ -27,6 +27,7 @@ _FORMAT = 1
 SetKind = Literal["train", "test", "predict"]
 SET_PREFIX: dict[SetKind, layout.Prefix] = {"train": "TRD", "test": "TST", "predict": "PRD"}
 _MADE_BY, _SCRIPT = "made by", "script"
+_SETTINGS = "settings"
 GENERATES: dict[SetKind, Kind] = {"train": "traingen", "test": "testgen", "predict": "predictgen"}
 
 
@@ -110,6 +111,10 @@ class Registry:
         wanted = {"task": task, _MADE_BY: _SCRIPT}
         return [name for name, purpose in ids if purpose == wanted and name not in there]
 
+    def made_by_script(self, name: str) -> bool:
+        """Whether a set was ordered from its task's script; False: its arrays were given."""
+        return (self.ids.find(name) or {}).get(_MADE_BY) == _SCRIPT
+
     def models(self, task: str) -> Table[ModelRecord]:
         """The task's models."""
         return Table(self.store, task, ModelRecord)
@@ -189,7 +194,7 @@ class Registry:
         name = layout.make_id(SET_PREFIX[kind], 1)
         if len(arrays) != len(layout.set_files(name)):
             raise RegistryError(f"a {kind} set has {len(layout.set_files(name))} arrays, found {len(arrays)}")
-        check_set(dict(zip(layout.set_files(name), arrays, strict=True)))
+        check_set(dict(zip(("x", "y"), arrays, strict=False)))
         name = self.ids.new(SET_PREFIX[kind], {"task": task})
         publish_set(self.store, name, dict(zip(layout.set_files(name), arrays, strict=True)))
         return name
@@ -202,6 +207,15 @@ class Registry:
         if any(ticket.order == order for ticket in queue.all()):
             return False
         return queue.put(order)
+
+    def check_purpose(self, order: Order) -> None:
+        """Raises `OrderFailed` for an order, written by hand, to make what its number was not given for: it
+        would be recorded as what it is not."""
+        given = self.ids.find(order.makes) or order.purpose
+        known = {key: value for key, value in given.items() if key not in (_MADE_BY, _SETTINGS)}
+        if known != order.purpose:
+            said = ", ".join(f"{key} {value}" for key, value in known.items())
+            raise OrderFailed(f"{order.makes} was given for {said}, not for what this order says")
 
     def pruning_of(self, task: str, parent: ModelRecord, settings: Mapping[str, Any]) -> Order:
         """The prune order for a model, its run file written; the same settings give the same order.
@@ -219,11 +233,23 @@ class Registry:
             "arch": parent.arch,
             "train": parent.train,
             "parent": parent.model,
-            "settings": hashlib.sha256(text).hexdigest()[:16],
+            _SETTINGS: hashlib.sha256(text).hexdigest()[:16],
         }
         new = self.ids.the("MDL", purpose)
         self.store.create(layout.run_file(new), text, durable=True)
         return Order("prune", (task, parent.arch, parent.train, parent.model, new))
+
+    def purpose(self, name: str) -> Purpose:
+        """What an id is for. Of a model or score that only a line added by hand tells of: its task.
+
+        Raises `RegistryError` if there is none.
+        """
+        found = self.ids.find(name)
+        if not found:
+            for task in self.tasks():
+                if self.models(task).find(name) or self.scores(task).find(name):
+                    return {"task": task}
+        return self.ids.purpose(name)
 
     def model(self, task: str, model: str) -> ModelRecord:
         """The record of a model; raises `RegistryError` if the task has no such model."""

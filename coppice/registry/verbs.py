@@ -92,9 +92,10 @@ def predict(job: Job, command: Command) -> None:
     local, _ = job.fetch_model(model)
     made = job.output("yhat.npy")
     samples = job.fetch(x)
+    given = samples.read_bytes()  # before the script, which may do with its copy as it likes
     job.run_script(script, local, samples, made)
     content = read_output(made, path)
-    check_prediction(content, path, samples.read_bytes())
+    check_prediction(content, path, given)
     job.publish(path, content)
 
 

@@ -66,7 +66,9 @@ def overview(registry: Registry) -> dict[str, Any]:
             if state == "running":
                 row["workers"] = sorted({ticket.worker for ticket in tickets if ticket.worker})
             if state == "fail":
-                row["failed"] = sorted(ticket.order.name for ticket in tickets)
+                strays = [name.removesuffix(".wo") for name in queue.strays(state)]
+                row[state] += len(strays)
+                row["failed"] = sorted([*(ticket.order.name for ticket in tickets), *strays])
         queues.append(row)
     return {"registry": registry.store.url, "tasks": tasks, "queues": queues}
 
@@ -100,7 +102,7 @@ def describe(registry: Registry, name: str) -> dict[str, Any]:
     parsed = layout.parse_id(name)
     if parsed is None:
         raise RegistryError(f"{name!r}: no id; expected one such as TSK000001, MDL000001, TRD000001")
-    purpose = registry.ids.purpose(name)
+    purpose = registry.purpose(name)
     found: dict[str, Any] = {"id": name, "what": _WHAT[parsed[0]], **purpose}
     if parsed[0] == "TSK":
         complaints: list[str] = []
@@ -167,16 +169,21 @@ def lineage_lines(registry: Registry, model: str) -> list[str]:
     parsed = layout.parse_id(model)
     if parsed is None or parsed[0] != "MDL":
         raise RegistryError(f"{model!r:.80}: no model; expected an id such as MDL000001")
-    task = registry.ids.purpose(model).get("task", "")
+    purpose = registry.purpose(model)
+    task = purpose.get("task", "")
     records = {record.model: record for record in registry.models(task).read()[0]} if task else {}
     lines: list[str] = []
+    seen: set[str] = set()
     current: str | None = model
-    while current is not None and len(lines) < 1000:
+    while current is not None:
+        if current in seen:  # a line by hand may say so
+            raise RegistryError(f"{layout.table_file(task, 'model')}: {current} is an ancestor of itself")
+        seen.add(current)
         record = records.get(current)
         indent = "  " * len(lines)
         if record is None:
             lines.append(f"{indent}{current}: not made yet{_scores(registry, task, current)}")
-            parent = registry.ids.purpose(current).get("parent") if current == model else None
+            parent = purpose.get("parent") if current == model else None
         elif record.parent is not None:
             lines.append(
                 f"{indent}{current}: pruned from {record.parent}, {record.compression:.2f} times fewer "
@@ -196,9 +203,8 @@ def lineage_lines(registry: Registry, model: str) -> list[str]:
 
 
 def _origin(registry: Registry, task: str, train: str) -> str:
-    orders = registry.queues["traingen"].all()
-    ordered = any(train in ticket.order.ids for ticket in orders)
-    return f"made by {layout.generator_file(task, 'train')}" if ordered else "given as arrays"
+    made = registry.made_by_script(train)
+    return f"made by {layout.generator_file(task, 'train')}" if made else "given as arrays"
 
 
 def _scores(registry: Registry, task: str, model: str) -> str:

@@ -127,6 +127,7 @@ def _do_all(
         tempfile.TemporaryDirectory(prefix="coppice-order-", ignore_cleanup_errors=True) as folder,
     ):
         commands = check(ticket.order, content)
+        registry.check_purpose(ticket.order)
         settings = registry.settings(ticket.order.task)
         job = Job(registry, ticket.order, settings, Path(folder), tick, report, conduct.openpai, log)
         for command in commands:

@@ -87,6 +87,9 @@ def _predict(registry: Registry, task: str, complain: Callable[[str], None]) -> 
         model = _chosen(registry, predict, best)
         if model in records:
             yield Order("predict", (task, records[model].arch, model, predict))
+        elif model is not None:
+            path = _choice(predict)
+            complain(f"{path}: {model} is no model of {task}; remove this file to have it decided anew")
 
 
 def _best(registry: Registry, task: str, records: Mapping[str, ModelRecord]) -> str | None:
@@ -102,7 +105,7 @@ def _best(registry: Registry, task: str, records: Mapping[str, ModelRecord]) -> 
 
 def _chosen(registry: Registry, predict: str, best: str | None) -> str | None:
     """The model for a predict set, decided once, whoever decides; None: there is none to be had yet."""
-    path = f"{layout.id_folder('PRD')}/{predict}.model.json"
+    path = _choice(predict)
     content = registry.store.read(path, MAX_TEXT_BYTES)
     if content is None and best is not None:
         if registry.store.create(path, json_to_bytes({"model": best})):
@@ -113,6 +116,10 @@ def _chosen(registry: Registry, predict: str, best: str | None) -> str | None:
     except BadContent:
         return best
     return model if isinstance(model, str) else None
+
+
+def _choice(predict: str) -> str:
+    return f"{layout.id_folder('PRD')}/{predict}.model.json"
 
 
 def _prune(registry: Registry, task: str, complain: Callable[[str], None]) -> Iterator[Order]:

@@ -17,8 +17,8 @@ import pytest
 
 from coppice.cli import main
 from coppice.registry.registry import Registry
-from coppice.store import open_store
-from tests.registry.support import ARCHITECTURE, GENERATORS, add_task
+from coppice.store import Retry, open_store
+from tests.registry.support import ARCHITECTURE, GENERATORS, add_task, new_registry, settle
 from tests.support.homes import over_homes
 
 Call = Callable[..., Any]
@@ -190,7 +190,9 @@ def test_arrays_that_are_none_are_refused(
         (_npy(np.array([[np.inf]])), "holds NaN or infinite numbers"),
     ):
         bad.write_bytes(content)
-        assert expected in complaint("add-predict", "TSK000001", "--x", str(bad))
+        said = complaint("add-predict", "TSK000001", "--x", str(bad))
+        assert expected in said
+        assert said.startswith("coppice: x: ")  # and not the file of a set that the registry has
     assert [entry.name for entry in Path(at, "predict").iterdir()] == []
     assert call("add-task", "next") == {"task": "TSK000002"}
 
@@ -234,3 +236,26 @@ def test_odd_names_and_broken_tasks_are_shown(call: Call, at: str) -> None:
     assert "aliases such as *this are not taken" in " ".join(call("ls", plain=True).split())
     Path(at, "task/TSK000001_model.csv").write_text("rubbish\n")
     assert "TSK000001_model.csv, line 1: left out" in " ".join(call("ls", plain=True).split())
+
+
+def test_a_pruning_that_failed_is_not_ordered_anew(call: Call, at: str) -> None:
+    with open_store(at) as store:
+        registry = new_registry(store)
+        task = add_task(registry)
+        registry.order_set(task, "train")
+        settle(registry)
+    assert "ordered, prune_" in call("prune", task, "MDL000001", plain=True)
+    assert "had been ordered, prune_" in call("prune", task, "MDL000001", plain=True)
+    order = f"prune_{task}_ARC000001_TRD000001_MDL000001_MDL000002.wo"
+    Path(at, "wo/prune/wait", order).rename(Path(at, "wo/prune/fail", order))
+    assert "had failed; coppice registry retry puts it back" in call("prune", task, "MDL000001", plain=True)
+
+
+@pytest.mark.parametrize("command", [["registry", "ls", "--at"], ["status"], ["report"]])
+def test_a_store_that_does_not_answer_is_told(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Retry.__init__, "__defaults__", (0.2, 0.05, 10.0))
+    with pytest.raises(SystemExit):
+        main([*command, "webhdfs://localhost:1/x"])
+    assert "localhost:1 refuses the connection; trying again for up to" in capsys.readouterr().err
