@@ -114,7 +114,12 @@ class Ids:
         found = [*there, *(layout.parse_id(name) for name in given)]
         number = 1 + max((each[1] for each in found if each is not None and each[0] == prefix), default=0)
         if number > layout.HIGHEST:
-            raise RegistryError(f"{prefix}: all {layout.HIGHEST} numbers are given; begin a new registry")
+            last = layout.make_id(prefix, layout.HIGHEST)
+            places = f"{layout.id_folder(prefix)} or {layout.FOLDER_OF[prefix]}"
+            raise RegistryError(
+                f"{last}, the last number, is taken in {places}; "
+                "remove it if that was a mistake, or begin a new registry"
+            )
         return layout.make_id(prefix, number)
 
 

@@ -68,7 +68,7 @@ def test_a_damaged_number_is_given_still(store: Store) -> None:
 
 def test_numbers_end(store: Store) -> None:
     store.create(f"model/MDL{layout.HIGHEST}.safetensors", b"")
-    with pytest.raises(RegistryError, match="all 999999 numbers are given"):
+    with pytest.raises(RegistryError, match="MDL999999, the last number, is taken in ids/MDL or model"):
         Ids(store).new("MDL", {})
 
 
