@@ -84,6 +84,8 @@ def parse_yaml(text: str | bytes, origin: str, error: type[CoppiceError], *, len
         where = getattr(problem, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         what = printable(getattr(problem, "problem", None) or "not readable as text")[:200]
+        if what.startswith(("could not determine a constructor", "found undefined tag handle")):
+            what = "! begins a tag; put the value in quotes"  # the tag may be half a password: not repeated
         raise error(f"{origin}{line}: not valid YAML ({what})") from problem
 
 
@@ -145,4 +147,4 @@ def expected(problem: Any, place: list[str], model: type[BaseModel], secret: boo
     if problem["type"] == "model_type":
         return f"expected keys and values, found {given}"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{message}, found {given}" if place else message
+    return f"{message}, found {given}" if place and not secret else message

@@ -33,11 +33,15 @@ from pydantic import (
 )
 
 from coppice.errors import CoppiceError
+from coppice.store import StoreError
+from coppice.store.urls import below, open_home
 from coppice.yamlfile import expected, printable, read_yaml
 
 PASSWORD_VARIABLE = "COPPICE_MESSAGE_PW"
 """The environment variable with the broker's password; it goes before the file's message_pw."""
 MAX_SETTINGS_BYTES = 50_000
+_MAY_HOLD_PASSWORD = (["message_pw"], ["message_host"], ["model_write_path"])
+"""What stands there is not repeated: a URL may hold one, by mistake."""
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
 Kind = Literal["training", "validation"]
@@ -103,6 +107,16 @@ class StatusSettings(BaseModel):
         if len(name.encode("utf-8", "surrogatepass")) > 255 or not name.isprintable():
             raise ValueError("at most 255 bytes of text on one line")
         return name
+
+    @field_validator("model_write_path")
+    @classmethod
+    def _is_a_store(cls, url: str | None) -> str | None:
+        if url:
+            try:
+                open_home(url).close()  # only looks at the words
+            except StoreError as error:
+                raise ValueError(str(error)) from error
+        return url
 
     @model_validator(mode="after")
     def _fits_together(self) -> StatusSettings:
@@ -179,7 +193,7 @@ def load_status_settings(
         kind, id_ = about
         content = {key: content[key] for key in content if key not in ID_KEYS.values()} | {ID_KEYS[kind]: id_}
         if isinstance(content.get("model_write_path"), str):
-            content["model_write_path"] = f"{content['model_write_path'].rstrip('/')}/{id_}"
+            content["model_write_path"] = below(content["model_write_path"], str(id_))
     return parse_status_settings(content, str(path))
 
 
@@ -199,7 +213,7 @@ def parse_status_settings(content: dict[Any, Any], origin: str) -> StatusSetting
             raise StatusSettingsError(
                 f"{origin}: {str(first['msg']).removeprefix('Value error, ')}"
             ) from error
-        what = expected(first, place, StatusSettings, secret=place == ["message_pw"])
+        what = expected(first, place, StatusSettings, secret=place in _MAY_HOLD_PASSWORD)
         raise StatusSettingsError(f"{origin}: {key}: {printable(what)}{more}") from error
     if settings.message_pw is None:
         raise StatusSettingsError(

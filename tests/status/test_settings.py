@@ -112,6 +112,8 @@ def test_where_the_broker_is(host: str, port: int | None, address: str) -> None:
         ({"message_host": "amqp://rabbit:1", "message_port": 2}, "message_host says port 1, message_port 2"),
         ({"message_host": "amqp://rabbit:99999"}, "message_host: Port out of range"),
         ({"message_ca": "ca.pem"}, "message_ca is for amqps://"),
+        ({"model_write_path": "s3://models"}, "model_write_path: cannot open 's3://models'"),
+        ({"model_write_path": "webhdfs://"}, "model_write_path: webhdfs://: '' is no host[:port]"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_and_key(changes: dict[str, Any], complaint: str) -> None:
@@ -174,3 +176,38 @@ def test_one_of_many_that_share_a_file(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(PLAIN))
     validation = load_status_settings(path, {}, about=("validation", 7))
     assert (validation.kind, validation.id, validation.model_write_path) == ("validation", 7, None)
+
+
+def test_on_hdfs_with_options(tmp_path: Path) -> None:
+    path = tmp_path / "status.yaml"
+    path.write_text(yaml.safe_dump(with_(model_write_path="webhdfs://nn:9870/models/?timeout_s=5")))
+    settings = load_status_settings(path, {}, about=("training", "MDL000002"))
+    assert settings.model_write_path == "webhdfs://nn:9870/models/MDL000002?timeout_s=5"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"message_host": "amqp://trainer:s3cret@host/"},
+        {"message_host": "amqp://host/?password=s3cret"},
+        {"message_host": "trainer:s3cret@host"},
+        {"model_write_path": "webhdfs://me:s3cret@nn:9870/models"},
+        {"message_pw": ["s3cret"]},
+        {"message_pwd": "s3cret"},
+    ],
+)
+def test_no_complaint_repeats_a_password(changes: dict[str, Any]) -> None:
+    with pytest.raises(StatusSettingsError) as caught:
+        parse_status_settings(with_(**changes), "status.yaml")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["!s3cret", "!!s3cret", "!a!s3cret", "*s3cret", "%s3cret", "s3: cret: x", "&a &s3cret"]
+)
+def test_a_password_that_yaml_reads_otherwise_is_not_repeated(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "status.yaml"
+    path.write_text(f"message_pw: {value}\n")
+    with pytest.raises(StatusSettingsError, match="line 1: not valid YAML") as caught:
+        load_status_settings(path, {})
+    assert "s3" not in str(caught.value)
