@@ -181,14 +181,14 @@ class MetricLogs:
             return data
         try:
             before = read_curves(data, path)
-        except BadMetricLog:
+            older = MetricLog(before.names)
+            for row in before.values.tolist():
+                older.add(row)
+        except BadMetricLog:  # damaged: it is replaced
             return b""
         with self._changed:
             log = self._logs[path]
             if before.names == log.names and log.lines:
-                older = MetricLog(log.names, max_lines=log.max_lines)
-                for row in before.values.tolist():
-                    older.add(row)
                 for line in log.lines:
                     older.add(line)
                 self._logs[path] = older

@@ -111,12 +111,16 @@ class Curves:
 
 
 def read_curves(data: bytes, origin: str) -> Curves:
-    """The content of a metric log, whoever wrote it. Raises `BadMetricLog`, naming `origin` and the line."""
+    """The content of a metric log, whoever wrote it; a last line that is still being written is passed over.
+
+    Raises `BadMetricLog`, naming `origin` and the line.
+    """
     lines = data.decode("utf-8", "replace").splitlines()
     names = tuple(name.strip() for name in lines[0].split(",")) if lines else ()
     if len(names) < 2:
         raise BadMetricLog(f"{origin}: no metric log: the first line must name the x axis and the curves")
     rows = []
+    unfinished = len(lines) if not data.endswith((b"\n", b"\r")) else 0  # it is being written
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
@@ -124,8 +128,12 @@ def read_curves(data: bytes, origin: str) -> Curves:
         try:
             row = [float(cell) if cell.strip() else math.nan for cell in cells]
         except ValueError as error:
+            if number == unfinished:
+                break
             raise BadMetricLog(f"{origin}, line {number}: expected numbers, found {line[:80]!r}") from error
         if len(row) != len(names):
+            if number == unfinished:
+                break
             raise BadMetricLog(f"{origin}, line {number}: {len(row)} values for {len(names)} names")
         rows.append(row)
     return Curves(names, np.array(rows, dtype=np.float64).reshape(len(rows), len(names)))

@@ -107,6 +107,11 @@ def test_what_is_no_metric_log(data: bytes, complaint: str) -> None:
     assert complaint in str(caught.value)
 
 
+@pytest.mark.parametrize("last", [b"3", b"3, 4, 5", b"3, -", b"", b"3."])
+def test_a_last_line_that_is_being_written_is_passed_over(last: bytes) -> None:
+    assert read_curves(b"x, y\n1, 2\n" + last, "here").values.tolist() == [[1, 2]]
+
+
 def test_gaps_are_read_as_gaps() -> None:
     assert read_curves(b"x,y\r\n1,\r\n\r\n2,nan\r\n3,5\r\n", "here").values[:, 1].tolist()[2] == 5
 
@@ -235,6 +240,20 @@ def test_a_store_that_comes_back_gets_all_lines(monkeypatch: pytest.MonkeyPatch)
     assert len(said) == 1
     assert "connection refused" in said[0]
     assert len(text(store).splitlines()) == 6
+
+
+@pytest.mark.parametrize("damaged", ["iteration, loss\n1, 2\n, 3\n", "iteration, loss\nnan, 2\n", "\0"])
+def test_a_damaged_log_ends_nothing(damaged: str, tmp_path: Path) -> None:
+    path = tmp_path / LOSS
+    path.parent.mkdir(parents=True)
+    path.write_text(damaged)
+    said: list[str] = []
+    logs = MetricLogs.open(str(tmp_path), said.append)
+    logs.add("loss", {"iteration": 5, "loss": 1})
+    logs.flush()
+    logs.close(10)
+    assert path.read_text() == "iteration, loss\n5, 1\n"
+    assert not said
 
 
 def test_adding_never_waits_for_the_store() -> None:
