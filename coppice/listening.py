@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import sys
 
 from rich.console import Console
@@ -40,7 +39,7 @@ def listen_to(settings: StatusSettings, exit_with_state: bool, as_json: bool) ->
                 elif message is not None:
                     board.take(message)
                     if as_json:
-                        print(json.dumps(message.to_json(), ensure_ascii=False), flush=True)
+                        print(message.to_bytes().decode(), flush=True)  # what is no text is a ? in it
                 if live is not None:
                     live.update(messages_view(board))
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0
 """For each step on the way to a connection."""
+CLOSE_S = 3.0
+"""For the broker's goodbye."""
 HEARTBEAT_S = 60
 BLOCKED_S = 30.0
 """A broker that is out of memory or disk stops reading from us without a word; after so long we hang up."""
@@ -91,8 +94,19 @@ def open_broker(settings: StatusSettings) -> Iterator[Broker]:
             broker.channel.confirm_delivery()
         yield broker
     finally:
+        _hang_up(connection)
+
+
+def _hang_up(connection: Any) -> None:
+    """Close, but not wait without end for a broker that says nothing."""
+
+    def close() -> None:
         with suppress(Exception):  # it may be gone, which is all that is wanted
             connection.close()
+
+    closing = threading.Thread(target=close, name="hanging up", daemon=True)
+    closing.start()
+    closing.join(CLOSE_S)
 
 
 def _parameters(settings: StatusSettings) -> Any:

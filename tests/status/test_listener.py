@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from coppice.status import Message, Reporter
 from coppice.status.broker import BrokerError, BrokerTrouble
 from coppice.status.listener import Board, listen
 from coppice.status.messages import BadMessage
+from coppice.status.settings import load_status_settings
 from tests.hdfs.service import until
 from tests.roles.processes import REPO, coppice, environment
 from tests.status.conftest import MakeSettings, bodies
@@ -181,3 +183,36 @@ def test_a_wrong_password_is_one_line(settings_file: Path) -> None:
     (line,) = ended.stderr.splitlines()
     assert line.startswith("coppice: amqp://127.0.0.1:")
     assert "refuses user 'trainer' or the password" in line
+
+
+def test_what_is_no_text_in_a_message_stops_nothing(
+    rabbitmq: RabbitMQ, make_settings: MakeSettings, settings_file: Path
+) -> None:
+    """Half a surrogate pair can be written in JSON, and in no file."""
+    odd = message("a\ud800", "done")
+    rabbitmq.put(make_settings().queue_name, json.dumps(odd.to_json()).encode())
+    ended = run(settings_file, "--exit-with-state", "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["model_id"] == "a?"
+
+
+def test_ctrl_c_ends_it_though_the_broker_says_nothing(rabbitmq: RabbitMQ, settings_file: Path) -> None:
+    settings = load_status_settings(settings_file)
+    rabbitmq.put(settings.queue_name, message("a", "done").to_bytes())
+    listening = subprocess.Popen(
+        coppice("listen", str(settings_file), "--json"),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPO,
+        env=environment(),
+    )
+    try:
+        assert listening.stdout is not None
+        listening.stdout.readline()
+        rabbitmq.freeze()
+        listening.send_signal(signal.SIGINT)
+        assert listening.wait(WAIT_S) == 0
+    finally:
+        rabbitmq.thaw()
+        listening.kill()
+        listening.communicate()
