@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import io
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coppice.errors import CoppiceError
-from coppice.plots import INK, LINE, MUTED, SERIES, make_figure, short, to_svg
+from coppice.plots import FARTHEST, INK, LINE, MUTED, SERIES, Float64s, make_figure, short, to_svg
 from coppice.status.metrics import MAX_LOG_BYTES, SUFFIX, BadMetricLog, Curves, read_curves
-from coppice.store import TooLarge, open_store
+from coppice.store import Retry, TooLarge, open_store
+from coppice.store.urls import absolute
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RETRY = Retry(patience_s=60.0)
+"""Somebody waits for the picture."""
 _HEIGHT_IN = 3.0
 _DPI = 130
 _ON_PAPER = {INK: "#1c2421", MUTED: "#5d6a65", LINE: "#dde3e0"}
@@ -51,9 +56,13 @@ def read_logs(places: Sequence[str]) -> list[tuple[str, Curves]]:
     """
     found: list[tuple[str, Curves]] = []
     for place in places:
+        if place.rstrip("/").rpartition("/")[2] in (".", ".."):
+            place = absolute(place)
         folder, _, name = place.rstrip("/").rpartition("/")
         # A name is asked of the folder that holds it: a store has no files of its own outside its root.
-        with open_store(folder or ("/" if place.startswith("/") else ".")) as store:
+        with open_store(
+            folder or ("/" if place.startswith("/") else "."), retry=RETRY, on_trouble=_tell
+        ) as store:
             entry = store.stat(name)
             if entry is None:
                 raise CoppiceError(f"{place}: not there; give a metric log, or a folder of them")
@@ -76,7 +85,9 @@ def draw(logs: Sequence[tuple[str, Curves]], to: Path) -> None:
     kind = to.suffix.lower()
     if kind not in (".png", ".html"):
         raise CoppiceError(f"{to}: cannot be drawn; end its name in .png or .html")
-    data = _png(logs) if kind == ".png" else _html(logs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a browser has other fonts, too
+        data = _png(logs) if kind == ".png" else _html(logs)
     try:
         to.write_bytes(data)
     except OSError as error:
@@ -103,6 +114,16 @@ def _html(logs: Sequence[tuple[str, Curves]]) -> bytes:
     return _PAGE.format(plots="\n".join(parts)).encode("utf-8", "replace")
 
 
+def _drawable(values: Float64s) -> Float64s:
+    """What is beyond all axes is drawn at their end; what is no number, or infinite, not at all."""
+    return np.where(np.isfinite(values), np.clip(values, -FARTHEST, FARTHEST), np.nan)
+
+
+def _tell(line: str | None) -> None:
+    if line is not None:
+        print(f"coppice: {line}", file=sys.stderr, flush=True)
+
+
 def _plot(
     logs: Sequence[tuple[str, Curves]], *, titles: bool, muted: str = MUTED, line: str = LINE, ink: str = INK
 ) -> Figure:
@@ -110,9 +131,9 @@ def _plot(
         _HEIGHT_IN * len(logs), rows=len(logs), ratios=(1,) * len(logs), muted=muted, line=line, share_x=False
     )
     for axes, (name, curves) in zip(every, logs, strict=True):
-        x = curves.values[:, 0]
+        x = _drawable(curves.values[:, 0])
         for column, curve in enumerate(curves.names[1:], 1):
-            y = curves.values[:, column]
+            y = _drawable(curves.values[:, column])
             shown = np.isfinite(x) & np.isfinite(y)
             few = "o" if 0 < np.count_nonzero(shown) <= 30 else ""
             colour = SERIES[(column - 1) % len(SERIES)]

@@ -38,7 +38,7 @@ MAX_WORKERS = 30
 MAX_LINES = len(SERIES)
 """Layers that get a line of their own; more are drawn as a map."""
 
-_FARTHEST = 1e15
+FARTHEST = 1e15
 """Numbers beyond are drawn there: what somebody has written into the folder may be beyond all axes."""
 
 
@@ -129,7 +129,7 @@ def rounds_plot(
 
 
 def drawable(values: Sequence[float]) -> list[float]:
-    return [min(max(value, -_FARTHEST), _FARTHEST) for value in values]
+    return [min(max(value, -FARTHEST), FARTHEST) for value in values]
 
 
 def fitness_plot(searches: Sequence[Series]) -> str:
@@ -140,7 +140,7 @@ def fitness_plot(searches: Sequence[Series]) -> str:
     first = 0
     borders: list[tuple[float, str]] = []
     for series in searches:
-        y = np.clip(series.fitness, 1e-9, _FARTHEST)
+        y = np.clip(series.fitness, 1e-9, FARTHEST)
         x = np.arange(first, first + len(y), dtype=np.float64)
         good = y <= 1
         axes.plot(x[good], y[good], ".", color=BLUE, markersize=3.2, alpha=0.55, rasterized=flat)
@@ -179,7 +179,7 @@ def fitness_plot(searches: Sequence[Series]) -> str:
 
 def crates_plot(layers: Sequence[str], searches: Sequence[int], crates: Float64s) -> str:
     """The best crates of each search, float64 (searches, layers): a line a layer, or a map of many."""
-    x, crates = np.array(searches, dtype=np.float64), np.clip(crates, -_FARTHEST, _FARTHEST)
+    x, crates = np.array(searches, dtype=np.float64), np.clip(crates, -FARTHEST, FARTHEST)
     if len(layers) <= MAX_LINES:
         figure, (axes,) = make_figure(2.9)
         for i, layer in enumerate(layers):

@@ -11,6 +11,7 @@ import pytest
 from coppice.cli import main
 from coppice.status import MetricLogs
 from coppice.status.metrics import FOLDER
+from coppice.store import Retry
 
 
 @pytest.fixture
@@ -60,6 +61,8 @@ def test_logs_of_others_and_odd_ones_are_drawn(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "a.log").write_text("x,_y $z$\n1,2\n2,nan\n3,\n")
     (tmp_path / "b.log").write_text("x, only names\n")
     (tmp_path / "c.log").write_text("x, far\n1, 1e300\n2, inf\n")
+    (tmp_path / "d.log").write_text("x, both ways\n-1e308, 1e308\n1e308, -1e308\n")
+    (tmp_path / "e.log").write_text("x, 损失\n1, 2\n2")
     for kind in ("png", "html"):
         status, _, err = coppice(capsys, tmp_path, "--to", tmp_path / f"odd.{kind}")
         assert (status, err) == (0, "")
@@ -89,3 +92,21 @@ def test_a_folder_without_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     status, _, err = coppice(capsys, tmp_path)
     assert status == 1
     assert "holds no file named *.log" in err
+
+
+@pytest.mark.parametrize("place", [".", "./", "../metrics/.", ".."])
+def test_the_folder_that_one_is_in(
+    place: str, metrics: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (metrics / "deeper").mkdir()
+    monkeypatch.chdir(metrics / "deeper" if place == ".." else metrics)
+    assert coppice(capsys, place, "--to", "a.html")[0] == 0
+
+
+def test_a_home_that_does_not_answer_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coppice.metric_plots.RETRY", Retry(patience_s=0.1))
+    status, _, err = coppice(capsys, "webhdfs://127.0.0.1:1/metrics", "--to", tmp_path / "a.png")
+    assert status == 1
+    assert len(err.splitlines()) == 2
