@@ -14,6 +14,8 @@ from coppice.openpai.text import from_json, from_yaml
 
 ENDED = frozenset(("SUCCEEDED", "FAILED", "STOPPED"))
 """States that a job stays in. The others: WAITING, RUNNING, STOPPING, UNKNOWN."""
+_LATEST_MS = 1 << 47
+"""Some 2,000 years from now: no calendar is asked about times beyond."""
 _WANTED_LOGS = ("all", "stderr", "stdout")
 """Best first; roles write to stderr."""
 
@@ -77,7 +79,12 @@ class Api:
     def get(self, name: str) -> Job:
         """Raises `NoSuchJob`."""
         path = self._path(name)
-        return _job(self.client.until_answered(lambda: self.client.call("GET", path)).content, name)
+        content = self.client.until_answered(lambda: self.client.call("GET", path)).content
+        if not isinstance(content, dict) or not isinstance(content.get("jobStatus"), dict):
+            raise ClusterError(
+                f"{self.client.cluster.rest}: what it says of {name} is no job; check --url, and --v1"
+            )
+        return _job(content, name)
 
     def find(self, name: str) -> Job | None:
         """The same, None where there is none."""
@@ -208,4 +215,4 @@ def _number(value: Any) -> int | None:
 
 
 def _seconds(value: Any) -> float | None:
-    return value / 1000 if isinstance(value, int | float) and value > 0 else None
+    return value / 1000 if isinstance(value, int | float) and 0 < value < _LATEST_MS else None

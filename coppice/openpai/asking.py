@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -93,7 +94,7 @@ def _named(client: Client, jobs: list[str], v1: bool) -> list[tuple[Api, str]]:
 
     found = []
     for each in jobs:
-        if Path(each).exists():
+        if os.path.exists(each):  # a name may be longer than a path can be, which Path would raise about
             for job in read_jobs([Path(each)]):
                 api = Api(client, job.generation)
                 found.append((api, newest(api, job.name)))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from urllib3.exceptions import LocationParseError
 
 from coppice import __version__
 from coppice.clock import Clock
@@ -71,7 +72,7 @@ class Client:
 
     def hide(self, secrets: Iterable[str]) -> None:
         """What a server says shall not show these."""
-        self._secrets.update(secrets)
+        self._secrets.update(secret for secret in secrets if secret)
 
     def close(self) -> None:
         """Close the connections."""
@@ -114,7 +115,10 @@ class Client:
 
     def text(self, address: str) -> tuple[str, str]:
         """A page and where it is, by an address that a cluster gave. The token goes to the cluster alone."""
-        url = urljoin(f"{self.cluster.portal}/", address)
+        try:
+            url = urljoin(f"{self.cluster.portal}/", address)
+        except ValueError as error:
+            raise ClusterError(f"the cluster gives {address[:_TELLING]!r} as the address of a log") from error
         own = _origin(url) == _origin(self.cluster.rest)
         headers = {"Authorization": f"Bearer {self.cluster.token}"} if own else {}
         reply = self._send("GET", url, headers, None)
@@ -140,6 +144,8 @@ class Client:
             ) from error
         except requests.exceptions.Timeout as error:
             raise Doubtful(f"{server} does not answer in time") from error
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
+            raise Doubtful(f"{server} gave an answer that is not whole") from error
         except requests.exceptions.ConnectionError as error:
             if "resolve" in str(error) or "Name or service" in str(error):
                 raise ClusterError(f"{server}: no such host name; check --url") from error
@@ -147,7 +153,7 @@ class Client:
             raise Doubtful(
                 f"{server} {'refuses the connection' if refused else 'broke the connection off'}"
             ) from error
-        except requests.RequestException as error:
+        except (requests.RequestException, LocationParseError) as error:  # the latter is urllib3's own
             raise ClusterError(f"{server}: {self._hidden(str(error))}; check --url") from error
 
     def _wait_as_told(self, reply: requests.Response) -> None:
@@ -169,7 +175,7 @@ class Client:
             pass
         try:
             return max(1.0, email.utils.parsedate_to_datetime(header).timestamp() - self.clock.time())
-        except ValueError:
+        except (ValueError, OverflowError):
             return _WAIT_UNTOLD_S
 
     def _checked(self, reply: requests.Response, method: str, url: str) -> Answer:
@@ -183,8 +189,11 @@ class Client:
                 )
             return answer
         if status < 400:
+            # Where the same call is at another address, that address is what was meant.
             place = reply.headers.get("Location", "another address")
-            raise ClusterError(f"{server} sends us on to {self._hidden(place)}; give that as --url")
+            base = place.removesuffix(url.removeprefix(self.cluster.portal))
+            advice = "give that as --url" if "://" in base else "check --url"
+            raise ClusterError(f"{server} sends us on to {self._hidden(base)}; {advice}")
         if status == 401:
             raise ClusterError(
                 f"{server} does not accept the token ({said}); login tokens end after 7 days: make an "
@@ -222,7 +231,7 @@ class Client:
         content: Any
         try:
             content = reply.json() if "json" in reply.headers.get("Content-Type", "json") else reply.text
-        except ValueError:
+        except (ValueError, RecursionError):
             if reply.status_code < 300:  # half an answer says nothing
                 raise Doubtful(f"{_origin(reply.url)} gave an answer that is not whole") from None
             content = reply.text

@@ -46,8 +46,11 @@ class JobFile:
         return [str(value) for value in secrets.values()] if isinstance(secrets, dict) else []
 
     def body(self) -> str:
-        """As the REST server takes it."""
-        return json.dumps(self.content) if self.generation == "v1" else to_yaml(self.content)
+        """As the REST server takes it; raises `JobFileError`."""
+        try:
+            return json.dumps(self.content) if self.generation == "v1" else to_yaml(self.content)
+        except RecursionError as error:
+            raise JobFileError(f"{self.origin}: an alias (*name) stands in what it names") from error
 
     def with_secrets(self, environ: Mapping[str, str] | None = None) -> JobFile:
         """Secrets that the file only names (`${NAME}`) come from the environment; raises `JobFileError`."""
