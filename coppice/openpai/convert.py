@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,10 +124,7 @@ def convert(job: JobV1) -> Converted:
 
 
 def _role_name(role: TaskRoleV1, done: Converted) -> str:
-    name = wanted = names.as_v2_role(role.name)
-    number = 2
-    while name in done.job["taskRoles"]:
-        name, number = f"{wanted}_{number}", number + 1
+    name = _free(names.as_v2_role(role.name), done.job["taskRoles"])
     if name != role.name:
         done.notes.append(
             f"taskRoles: {role.name} is now {name}, also in variables such as PAI_HOST_IP_{name}_0"
@@ -134,10 +132,21 @@ def _role_name(role: TaskRoleV1, done: Converted) -> str:
     return name
 
 
+def _free(wanted: str, taken: Collection[str]) -> str:
+    """A name that is not taken: the wanted one, or with _2, _3, ..."""
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    return name
+
+
 def _role(job: JobV1, role: TaskRoleV1, done: Converted) -> dict[str, Any]:
     ports: dict[str, int] = {}
     for port in role.portList:
-        ports[names.as_v2_role(port.label)] = port.portNumber
+        label = _free(names.as_v2_role(port.label), ports)
+        ports[label] = port.portNumber
+        if label != port.label:
+            done.notes.append(f"portList: {port.label} is now {label}, also in variables with its name")
         if port.beginAt:
             done.notes.append(f"portList: {port.label}: v2 chooses ports itself; beginAt is left out")
     converted: dict[str, Any] = {

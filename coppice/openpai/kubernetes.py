@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from coppice.container import POD_VARIABLE
 from coppice.openpai import names
+from coppice.openpai.errors import JobFileError
 from coppice.openpai.plan import CODE, EVALUATOR, MASTER, RETRIES, ROLES, Plan, RoleSpec, refuse_secrets
 from coppice.yamlfile import to_yaml
 
@@ -13,12 +15,20 @@ RUN_FOLDER = "/etc/coppice"
 RUN_NAME = "run.yaml"
 RUN_FILE = "run-file.yaml"
 """The ConfigMap's manifest."""
+_CLAIM = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 _LOST = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 """A pod that the cluster took away has not failed: it comes back, however often that happens."""
 
 
 def render_kubernetes(plan: Plan) -> dict[str, str]:
-    """Manifests by file name; `kubectl apply -f` takes the folder, or all of them as one stream."""
+    """Manifests by file name; `kubectl apply -f` takes the folder, or all of them as one stream.
+
+    Raises `JobFileError` for a storage that Kubernetes cannot have.
+    """
+    if plan.storage is not None and not _CLAIM.fullmatch(plan.storage):
+        raise JobFileError(
+            f"--storage: {plan.storage!r} is no name of a volume claim; small letters, digits, '-', '.'"
+        )
     digest = plan.digest([_job(plan, role, "") for role in ROLES])
     manifests: dict[str, dict[str, Any]] = {}
     if plan.path_in_image is None:

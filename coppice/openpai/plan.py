@@ -171,7 +171,7 @@ def _work(run: RunFile, storage: str | None, work: str | None) -> str:
             f"no work folder that all containers see{f' ({chosen!r} is not one)' if chosen else ''}: "
             "give --storage NAME, or --work with webhdfs://host:9870/path"
         )
-    if mount and not f"{chosen.removeprefix('file://')}/".startswith(f"{mount}/"):
+    if mount and not f"{posixpath.normpath(chosen.removeprefix('file://'))}/".startswith(f"{mount}/"):
         raise JobFileError(f"--work {chosen}: with --storage {storage} it must lie in {mount}")
     if "<%" in chosen or re.search(r"\s", chosen):
         raise JobFileError(f"--work {chosen!r}: neither spaces nor <% in it")

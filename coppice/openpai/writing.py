@@ -111,6 +111,8 @@ def render(
         _tell(f"note: image: {plan.image}; the cluster must be able to pull it (--image)")
     for named in local_files(plan):
         _tell(f"note: {named}: must be in the image or on the storage")
+    if storage is None and plan.work.startswith(("/", "file:")):
+        _tell(f"note: work folder {plan.work}: all containers must share it; --storage NAME mounts one")
     if to is not None:
         _write(to, files)
     elif v1:
@@ -141,13 +143,20 @@ def convert(
     """
     from coppice.openpai.convert import convert as turn
     from coppice.openpai.convert import parse_v1
+    from coppice.openpai.errors import JobFileError
     from coppice.openpai.jobs import read_text
     from coppice.openpai.text import from_json
     from coppice.yamlfile import to_yaml
 
     content = from_json(read_text(job_file), str(job_file))
     several = isinstance(content, list)
+    if several and not content:
+        raise JobFileError(f"{job_file}: a list without a job in it")
     jobs = [turn(parse_v1(each, str(job_file))) for each in (content if several else [content])]
+    called = [job.job["name"] for job in jobs]
+    for name in called:
+        if called.count(name) > 1:
+            raise JobFileError(f"{job_file}: two jobs would have the name {name}; change a jobName")
     for job in jobs:
         for note in job.notes:
             _tell(f"note: {job_file}: {note}")

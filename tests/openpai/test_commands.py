@@ -309,3 +309,30 @@ def test_ctrl_c_leaves_the_job_running(coppice: Coppice, pai: Pai, monkeypatch: 
         signal.signal(signal.SIGINT, before)
     (job,) = pai.jobs.values()
     assert job.states == ["WAITING"]
+
+
+@pytest.mark.usefixtures("there")
+def test_a_name_longer_than_a_path_can_be(coppice: Coppice) -> None:
+    assert "NoJobError" in complaint(coppice("show", f"anna~{'a' * 255}"))
+
+
+def test_no_job_is_lost_in_converting(coppice: Coppice, tmp_path: Path) -> None:
+    """v2 has no '.', so that two names of v1 may become one."""
+    jobs = [{**SEED_JOBS[0], "jobName": name} for name in ("a.b", "a-b")]
+    path = tmp_path / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    line = complaint(coppice("convert", path, "--to", tmp_path / "out"))
+    assert line.endswith("two jobs would have the name a-b; change a jobName")
+    assert not (tmp_path / "out").exists()
+    path.write_text("[]")
+    assert complaint(coppice("convert", path)).endswith("a list without a job in it")
+
+
+@pytest.mark.parametrize("options", [["--kubernetes"], []])
+def test_a_work_folder_that_nobody_mounts_is_told(options: list[str], coppice: Coppice) -> None:
+    told = "note: work folder /data/x: all containers must share it; --storage NAME mounts one"
+    status, _, err = coppice("render", "jobs/digits.yaml", "--work", "/data/x", *options)
+    assert status == 0
+    assert told in err
+    for place in (["--work", HDFS], ["--storage", "nfs"]):
+        assert "note: work folder" not in coppice("render", "jobs/digits.yaml", *place, *options)[2]

@@ -64,13 +64,23 @@ def test_policies_mean_what_they_meant() -> None:
     assert role["completion"] == {"minFailedInstances": -1, "minSucceededInstances": 2}
 
 
+def test_ports_whose_labels_would_be_the_same() -> None:
+    ports = [{"label": "a-b"}, {"label": "a_b", "portNumber": 3}]
+    job, notes = turned(taskRoles=[{**ROLE, "portList": ports}])
+    assert job["taskRoles"]["main"]["resourcePerInstance"]["ports"] == {"a_b": 1, "a_b_2": 3}
+    assert len(notes) == 2
+
+
 def test_the_rest_of_a_role() -> None:
     ports = [{"label": "web.ui", "portNumber": 2}, {"label": "ssh", "beginAt": 22}]
     job, notes = turned(taskRoles=[{**ROLE, "shmMB": 512, "portList": ports}])
     role = job["taskRoles"]["main"]
     assert role["extraContainerOptions"] == {"shmMB": 512}
     assert role["resourcePerInstance"]["ports"] == {"web_ui": 2, "ssh": 1}
-    assert notes == ["portList: ssh: v2 chooses ports itself; beginAt is left out"]
+    assert notes == [
+        "portList: web.ui is now web_ui, also in variables with its name",
+        "portList: ssh: v2 chooses ports itself; beginAt is left out",
+    ]
 
 
 def test_names_that_v2_does_not_know() -> None:

@@ -234,6 +234,12 @@ def test_that_validation_would_find_mistakes() -> None:
         kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
 
 
+@pytest.mark.parametrize("claim", ["NFS", "a_b", "a.-b", "a-"])
+def test_a_name_that_no_claim_can_have(claim: str) -> None:
+    with pytest.raises(JobFileError, match="is no name of a volume claim"):
+        kubernetes(storage=claim)
+
+
 def test_a_job_for_each_role_and_the_evaluators_indexed() -> None:
     manifests = kubernetes()
     jobs = {name: each for name, each in manifests.items() if each["kind"] == "Job"}
@@ -376,6 +382,7 @@ def test_a_secret_in_the_run_file_is_refused(
         ({"work": "/mnt/a b"}, "neither spaces nor <% in it"),
         ({"storage": "nfs", "work": HDFS}, "with --storage nfs it must lie in /mnt/nfs"),
         ({"storage": "nfs", "work": "/mnt/nfs2/work"}, "with --storage nfs it must lie in /mnt/nfs"),
+        ({"storage": "nfs", "work": "/mnt/nfs/../etc"}, "with --storage nfs it must lie in /mnt/nfs"),
         ({"storage": "../etc"}, "--storage: '../etc' is no name of a storage"),
         ({"storage": "nfs", "secrets": ("A=b",)}, "--secret: 'A=b' is no name of an environment variable"),
         ({"storage": "nfs", "status": "status.yaml"}, "--status 'status.yaml': give the path at which"),
