@@ -100,8 +100,16 @@ _OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
 """YAML counts these as line breaks, too, and makes line feeds or spaces of them outside of double quotes."""
 
 
+_READ_OTHERWISE = re.compile(
+    r"[yYnN]|[-+]?(0o[0-7]+|(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?)"
+)
+"""Text to PyYAML, but a number or a yes to OpenPAI's and Kubernetes' readers: a password 83914e27, say."""
+
+
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = '"' if _OTHER_BREAKS.search(text) else "|" if "\n" in text else None
+    if _READ_OTHERWISE.fullmatch(text):
+        style = "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -241,3 +241,8 @@ def test_lines_that_are_comments() -> None:
     assert from_json(text, "demo") == {"image": "http://x//y"}
     with pytest.raises(JobFileError, match=r"demo\.json, line 2: not valid JSON"):
         from_json('{\n"image": }', "demo.json")
+
+
+@pytest.mark.parametrize("text", ["83914e27", "1e3", "-1.5e3", ".5E3", "0o17", "y", "N"])
+def test_text_that_other_readers_of_yaml_take_for_a_number_is_quoted(text: str) -> None:
+    assert to_yaml({"a": text}) == f"a: '{text}'\n"
