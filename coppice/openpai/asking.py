@@ -193,7 +193,9 @@ def logs(
         str | None, typer.Option(help="Task role: master, outer, ncs or evaluator; default: the first.")
     ] = None,
     index: Annotated[int, typer.Option(min=0, help="Which of its tasks.")] = 0,
-    whole: Annotated[bool, typer.Option("--all", help="The whole log instead of its end.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--all", help="The whole log (64 MiB at most) instead of its end.")
+    ] = False,
     v1: V1Option = False,
     url: UrlOption = None,
     user: UserOption = None,

@@ -7,8 +7,10 @@ repeated are repeated by `until_answered`; what may not (a submission) is left t
 from __future__ import annotations
 
 import email.utils
+import json
 import random
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -31,7 +33,9 @@ _LONGEST_WAIT_S = 7200.0
 _WAIT_UNTOLD_S = 60.0
 _SHORTEST_WAIT_S = 0.001
 """Less cannot be waited for: added to a clock that has run for long it may be nothing at all."""
-_MAX_LOG_BYTES = 1 << 26
+_MAX_ANSWER_BYTES = 1 << 26
+"""Of a log the last so many are kept; any other answer that is longer is none of OpenPAI's."""
+_PART_BYTES = 1 << 16
 _TELLING = 300
 """Letters of what a server said that are shown."""
 
@@ -46,6 +50,22 @@ class Answer:
     message: str
     content: Any
     """Decoded JSON; the text where it is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What came over HTTP."""
+
+    url: str
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    """Whatever case their names are asked in."""
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
 
 
 class Client:
@@ -92,7 +112,7 @@ class Client:
             headers["Content-Type"] = kind
         while True:
             reply = self._send(method, url, headers, data)
-            if reply.status_code != 429:
+            if reply.status != 429:
                 break
             self._wait_as_told(reply)
         return self._checked(reply, method, url)
@@ -121,23 +141,27 @@ class Client:
             raise ClusterError(f"the cluster gives {address[:_TELLING]!r} as the address of a log") from error
         own = _origin(url) == _origin(self.cluster.rest)
         headers = {"Authorization": f"Bearer {self.cluster.token}"} if own else {}
-        reply = self._send("GET", url, headers, None)
-        if reply.status_code >= 300:
-            raise ClusterError(f"{url}: answers {reply.status_code}; open it in a browser, or ask later")
-        text = reply.content[-_MAX_LOG_BYTES:].decode("utf-8", "replace")
-        return ("" if "html" in reply.headers.get("Content-Type", "") else text), url
+        reply = self._send("GET", url, headers, None, only_end=True)
+        if reply.status >= 300:
+            raise ClusterError(f"{url}: answers {reply.status}; open it in a browser, or ask later")
+        return ("" if "html" in reply.headers.get("Content-Type", "") else reply.text), url
 
-    def _send(self, method: str, url: str, headers: dict[str, str], data: str | None) -> requests.Response:
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], data: str | None, *, only_end: bool = False
+    ) -> _Reply:
         server = _origin(url)
         try:
-            return self._session.request(
+            with self._session.request(
                 method,
                 url,
                 headers={"User-Agent": f"coppice/{__version__}", **headers},
                 data=None if data is None else data.encode(),
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
                 allow_redirects=False,
-            )
+                stream=True,
+            ) as reply:
+                body = _read(reply, only_end)
+                return _Reply(url, reply.status_code, reply.reason or "", reply.headers, body)
         except requests.exceptions.SSLError as error:
             raise ClusterError(
                 f"{server} shows a certificate that is not trusted; name its authority in REQUESTS_CA_BUNDLE"
@@ -156,7 +180,7 @@ class Client:
         except (requests.RequestException, LocationParseError) as error:  # the latter is urllib3's own
             raise ClusterError(f"{server}: {self._hidden(str(error))}; check --url") from error
 
-    def _wait_as_told(self, reply: requests.Response) -> None:
+    def _wait_as_told(self, reply: _Reply) -> None:
         wait_s = self._told(reply.headers.get("Retry-After"))
         if wait_s > _LONGEST_WAIT_S:
             raise ClusterError(
@@ -178,7 +202,7 @@ class Client:
         except (ValueError, OverflowError):
             return _WAIT_UNTOLD_S
 
-    def _checked(self, reply: requests.Response, method: str, url: str) -> Answer:
+    def _checked(self, reply: _Reply, method: str, url: str) -> Answer:
         answer = self._answer(reply)
         status, said = answer.status, f"{answer.code}: {answer.message}" if answer.code else answer.message
         server = _origin(url)
@@ -227,25 +251,42 @@ class Client:
             raise Doubtful(f"{server} answers {status} ({said})")
         raise ClusterError(f"{server} refuses ({status}, {said})")
 
-    def _answer(self, reply: requests.Response) -> Answer:
+    def _answer(self, reply: _Reply) -> Answer:
         content: Any
         try:
-            content = reply.json() if "json" in reply.headers.get("Content-Type", "json") else reply.text
+            content = (
+                json.loads(reply.body) if "json" in reply.headers.get("Content-Type", "json") else reply.text
+            )
         except (ValueError, RecursionError):
-            if reply.status_code < 300:  # half an answer says nothing
+            if reply.status < 300:  # half an answer says nothing
                 raise Doubtful(f"{_origin(reply.url)} gave an answer that is not whole") from None
             content = reply.text
         said: dict[str, Any] = content if isinstance(content, dict) else {}
         message = said.get("message") or (reply.reason if isinstance(content, dict) else str(content))
         text = " ".join(self._hidden(str(message)).split())
         printable = "".join(char if char.isprintable() else "?" for char in text)
-        return Answer(reply.status_code, str(said.get("code") or ""), printable[:_TELLING], content)
+        return Answer(reply.status, str(said.get("code") or ""), printable[:_TELLING], content)
 
     def _hidden(self, text: str) -> str:
         """No server's message may show our token, or a job's secret."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def _read(reply: requests.Response, only_end: bool) -> bytes:
+    parts: deque[bytes] = deque()
+    size = 0
+    for part in reply.iter_content(_PART_BYTES):
+        parts.append(part)
+        size += len(part)
+        while only_end and size - len(parts[0]) >= _MAX_ANSWER_BYTES:
+            size -= len(parts.popleft())
+        if size > _MAX_ANSWER_BYTES and not only_end:
+            raise ClusterError(
+                f"{_origin(reply.url)} gives an answer of more than {_MAX_ANSWER_BYTES:,} bytes; check --url"
+            )
+    return b"".join(parts)[-_MAX_ANSWER_BYTES:]
 
 
 def _origin(url: str) -> str:

@@ -119,3 +119,31 @@ def test_an_alias_that_stands_in_what_it_names(api: Api, pai: Pai, tmp_path: Pat
     with pytest.raises(JobFileError, match=r"job\.yaml: an alias"):
         submit(api, job)
     assert not pai.jobs
+
+
+def test_an_answer_without_end(api: Api, pai: Pai, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coppice.openpai.client._MAX_ANSWER_BYTES", 1000)
+    pai.troubles = [Reply(200, b"[" + b" " * 5000 + b"]", JSON)]
+    assert "gives an answer of more than 1,000 bytes" in refused(api.list)
+
+
+@pytest.mark.parametrize("length", [10, 1000, 1001, 5000])
+def test_of_a_long_log_the_end_is_kept(
+    length: int, client: Client, pai: Pai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coppice.openpai.client._MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("coppice.openpai.client._PART_BYTES", 300)
+    text = "".join(chr(97 + i % 26) for i in range(length))
+    pai.logs["job", "master", 0] = text
+    assert client.text("/log-manager/x/job/master/0/all")[0] == text[-1000:]
+
+
+def test_a_job_of_other_letters_is_the_same_job(api: Api, pai: Pai, server: FakeServer) -> None:
+    """Whether the server says that its YAML is UTF-8, or leaves it out."""
+    job = v2_job()
+    job.content["description"] = "Größe"
+    submit(api, job)
+    ((key, there),) = pai.jobs.items()
+    there.text = there.text.replace("\\xF6", "ö").replace("\\xDF", "ß")
+    assert key[1] == job.name
+    assert not submit(api, job).new
