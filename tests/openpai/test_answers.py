@@ -141,9 +141,9 @@ def test_of_a_long_log_the_end_is_kept(
 def test_a_job_of_other_letters_is_the_same_job(api: Api, pai: Pai, server: FakeServer) -> None:
     """Whether the server says that its YAML is UTF-8, or leaves it out."""
     job = v2_job()
-    job.content["description"] = "Größe"
+    job.content["description"] = "Löwe"
     submit(api, job)
     ((key, there),) = pai.jobs.items()
-    there.text = there.text.replace("\\xF6", "ö").replace("\\xDF", "ß")
+    there.text = there.text.replace("\\xF6", "ö")
     assert key[1] == job.name
     assert not submit(api, job).new
