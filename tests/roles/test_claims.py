@@ -96,6 +96,18 @@ def test_what_is_left_is_given_back_when_asked_to_stop() -> None:
     assert (len(tokens.scored), len(tokens.waiting), len(tokens.claimed)) == (3, SOLUTIONS - 3, 0)
 
 
+def test_what_takes_the_process_with_it_counts_as_a_try() -> None:
+    """Given back, it would take the next, and the next."""
+    store = published("memory:deadly-claims")
+
+    def deadly(tick: Tick) -> None:
+        raise SystemExit("a driver's crash")
+
+    with pytest.raises(SystemExit):
+        evaluator_at("memory:deadly-claims", Choosy(deadly))._score_some(look_at(store, GENERATION))
+    assert len(look_at(store, GENERATION).claimed) == SOLUTIONS
+
+
 def test_claims_are_given_back_when_the_next_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     store = published("memory:half-claimed")
     calls = []
