@@ -266,10 +266,9 @@ def status(
 
     Example: `coppice status work/digits --watch`
     """
-    from coppice.roles.context import tell_trouble
     from coppice.roles.status import read_status
     from coppice.show import status_view, watch_status
-    from coppice.store import open_store
+    from coppice.store import open_store, tell_trouble
 
     with _closing(open_store(work, on_trouble=tell_trouble)) as store:
         if watch and not as_json:
@@ -287,8 +286,7 @@ def report(work: WorkArgument) -> None:
     Example: `coppice report work/digits`
     """
     from coppice.report import write_report
-    from coppice.roles.context import tell_trouble
-    from coppice.store import open_store
+    from coppice.store import open_store, tell_trouble
 
     with _closing(open_store(work, on_trouble=tell_trouble)) as store:
         print(write_report(store))

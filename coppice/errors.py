@@ -9,3 +9,8 @@ class CoppiceError(Exception):
     The message is one line: what happened, where (file, key or role), what to do. The command line
     prints it without a traceback and exits with status 1.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's says, short enough for a message or a note."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

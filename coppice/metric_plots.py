@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from coppice.errors import CoppiceError
 from coppice.plots import FARTHEST, INK, LINE, MUTED, SERIES, Float64s, make_figure, short, to_svg
 from coppice.status.metrics import MAX_LOG_BYTES, SUFFIX, BadMetricLog, Curves, read_curves
-from coppice.store import Retry, TooLarge, open_store
+from coppice.store import Retry, TooLarge, open_store, tell_trouble
 from coppice.store.urls import absolute
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def read_logs(places: Sequence[str]) -> list[tuple[str, Curves]]:
         folder, _, name = place.rstrip("/").rpartition("/")
         # A name is asked of the folder that holds it: a store has no files of its own outside its root.
         with open_store(
-            folder or ("/" if place.startswith("/") else "."), retry=RETRY, on_trouble=_tell
+            folder or ("/" if place.startswith("/") else "."), retry=RETRY, on_trouble=tell_trouble
         ) as store:
             entry = store.stat(name)
             if entry is None:
@@ -117,11 +116,6 @@ def _html(logs: Sequence[tuple[str, Curves]]) -> bytes:
 def _drawable(values: Float64s) -> Float64s:
     """What is beyond all axes is drawn at their end; what is no number, or infinite, not at all."""
     return np.where(np.isfinite(values), np.clip(values, -FARTHEST, FARTHEST), np.nan)
-
-
-def _tell(line: str | None) -> None:
-    if line is not None:
-        print(f"coppice: {line}", file=sys.stderr, flush=True)
 
 
 def _plot(

@@ -177,8 +177,8 @@ def result_lines(result: dict[str, Any], url: str) -> list[str]:
         f"search       {result['searches']} searches, {result['evaluations']:,} evaluations by "
         f"{result['evaluators']} evaluators, {result['seconds']:.0f} s",
     ]
-    export = result.get("export") or {"size_bytes": {}, "notes": ()}
-    sizes, notes = export["size_bytes"], [plain(note).plain for note in export["notes"]]
+    export = result.get("export") or {}
+    sizes, notes = export.get("size_bytes", {}), [plain(note).plain for note in export.get("notes", ())]
     if "model.safetensors" in sizes and "dense" in sizes:
         small, dense = sizes["model.safetensors"], sizes["dense"]
         lines.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from coppice.container import POD_VARIABLE
@@ -15,7 +14,6 @@ RUN_FOLDER = "/etc/coppice"
 RUN_NAME = "run.yaml"
 RUN_FILE = "run-file.yaml"
 """The ConfigMap's manifest."""
-_CLAIM = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 _LOST = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 """A pod that the cluster took away has not failed: it comes back, however often that happens."""
 
@@ -25,7 +23,7 @@ def render_kubernetes(plan: Plan) -> dict[str, str]:
 
     Raises `JobFileError` for a storage that Kubernetes cannot have.
     """
-    if plan.storage is not None and not _CLAIM.fullmatch(plan.storage):
+    if plan.storage is not None and not names.VOLUME_CLAIM.fullmatch(plan.storage):
         raise JobFileError(
             f"--storage: {plan.storage!r} is no name of a volume claim; small letters, digits, '-', '.'"
         )

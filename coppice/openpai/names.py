@@ -7,6 +7,7 @@ import re
 V1_NAME = re.compile(r"[A-Za-z0-9\-._]+", re.ASCII)
 V2_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}", re.ASCII)
 V2_ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+VOLUME_CLAIM = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 _LONGEST_KUBERNETES = 63
 """Of a name that becomes a label; a pod of an indexed job adds its index to the job's."""
 _ROOM_FOR_INDEX = 5

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from coppice.errors import CoppiceError
+from coppice.errors import CoppiceError, first_line
 from coppice.pruning.contract import Tick
 
 BATCH = 500
@@ -98,9 +98,8 @@ def check_fit(model: nn.Module, name: str, x: torch.Tensor, classes: int) -> Non
         with torch.inference_mode():
             logits = model(x.clone())
     except Exception as error:  # the user's own code, or torch on a shape that does not fit
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CoppiceError(
-            f"model.name: {name} does not take samples of shape {tuple(x.shape[1:])} ({reason[:200]})"
+            f"model.name: {name} does not take samples of shape {tuple(x.shape[1:])} ({first_line(error)})"
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if not (isinstance(shape, tuple) and len(shape) == 2 and shape[0] == len(x) and shape[1] >= classes):

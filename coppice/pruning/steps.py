@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from coppice.errors import CoppiceError
+from coppice.errors import CoppiceError, first_line
 from coppice.pruning.arrangement import channels_last
 from coppice.pruning.augment import augment
 from coppice.pruning.contract import Tick
@@ -128,8 +128,7 @@ def check_single(model: nn.Module, run: RunFile, x: torch.Tensor) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             own(x)
     except Exception as error:  # torch's, or the user's own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CoppiceError(
             f"{' and '.join(single)}: {run.model.name} cannot be trained on one sample at a time "
-            f"({reason[:200]}); take more"
+            f"({first_line(error)}); take more"
         ) from error

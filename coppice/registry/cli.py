@@ -18,9 +18,9 @@ from coppice.registry.orders import KINDS, Kind
 from coppice.registry.queue import LEASE_S, TRIES
 from coppice.registry.registry import Registry, SetKind
 from coppice.registry.workflows import EVERY_S, Workflow
-from coppice.roles.context import Context, tell_trouble
+from coppice.roles.context import Context
 from coppice.roles.ending import ending
-from coppice.store import open_store
+from coppice.store import open_store, tell_trouble
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -61,11 +61,6 @@ class StoppableClock(SystemClock):
             raise Stopped
 
 
-def tell_trouble(line: str | None) -> None:
-    """For a command that asks once: on stderr that the store does not answer, and that it does again."""
-    print(f"coppice: {line or 'the store answers again'}", file=sys.stderr, flush=True)
-
-
 @dataclass(slots=True)
 class Context:
     """The world of one role. Everything that tests replace comes in here."""

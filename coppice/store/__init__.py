@@ -6,7 +6,7 @@ from coppice.store.errors import PermanentStoreError, StoreError, TooLarge, Tran
 from coppice.store.home import MAX_READ_BYTES, Entry, Home
 from coppice.store.staging import Staging
 from coppice.store.store import Store
-from coppice.store.urls import open_store
+from coppice.store.urls import open_store, tell_trouble
 
 __all__ = [
     "MAX_READ_BYTES",
@@ -21,4 +21,5 @@ __all__ = [
     "TooLarge",
     "TransientStoreError",
     "open_store",
+    "tell_trouble",
 ]

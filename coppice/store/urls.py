@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from urllib.parse import unquote
 
@@ -33,6 +34,11 @@ def open_store(
     that names what is accepted, for anything else.
     """
     return Store(open_home(url, clock), clock=clock, retry=retry, on_trouble=on_trouble)
+
+
+def tell_trouble(line: str | None) -> None:
+    """For a command that asks once: on stderr that the store does not answer, and that it does again."""
+    print(f"coppice: {line or 'the store answers again'}", file=sys.stderr, flush=True)
 
 
 def below(url: str, path: str) -> str:

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from coppice.errors import CoppiceError
+from coppice.errors import CoppiceError, first_line
 from coppice.pruning.contract import Export, ExportReport, Tick, Timing
 from coppice.pruning.export.chain import NotAChain, Step, describe, find_chain
 from coppice.pruning.export.forms import choose_forms, sequential
 from coppice.pruning.export.loaders.load_narrow import build
 from coppice.pruning.export.narrow import LAYERS, remove_dead_units, select_inputs
-from coppice.pruning.export.onnx_file import MISSING, OnnxNetwork, first_line, onnx_is_installed, to_onnx
+from coppice.pruning.export.onnx_file import MISSING, OnnxNetwork, onnx_is_installed, to_onnx
 from coppice.pruning.export.outputs import Outputs, copied, how_many
 from coppice.pruning.export.sparse import pack_sparse, rounded_to_half, state_of
 from coppice.pruning.export.timing import BATCHES, thread_counts, times_ms, torch_threads

@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from coppice.pruning.export.outputs import copied
 from coppice.pruning.layers import has_hooks
 
 Step = tuple[str, nn.Module]
@@ -126,7 +127,7 @@ def find_chain(model: nn.Module) -> list[Step]:
     A batch normalisation behind a layer is folded into it; dropout is left out. Raises `NotAChain` for a
     network that is no sequence of known layers.
     """
-    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    model = copied(model)
     try:
         graph = fx.symbolic_trace(model).graph
     except Exception as error:  # the user's forward on stand-in values: anything can happen

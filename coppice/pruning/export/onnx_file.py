@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from coppice.errors import CoppiceError
+from coppice.errors import CoppiceError, first_line
 from coppice.pruning.contract import Tick
 from coppice.pruning.export.outputs import Outputs
 
@@ -54,11 +54,6 @@ def to_onnx(model: nn.Module, outputs: Outputs, tick: Tick) -> tuple[bytes, floa
             return content, apart
         reasons.append(f"onnxruntime gives other outputs (by {apart:.2g})")
     raise CoppiceError(reasons[0])
-
-
-def first_line(error: Exception) -> str:
-    """What it says, short enough for a note."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _exported(model: nn.Module, samples: torch.Tensor, newer: bool) -> bytes:

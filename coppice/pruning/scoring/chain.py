@@ -15,7 +15,7 @@ import torch
 from coppice.pruning.evaluation import BATCH
 from coppice.pruning.scoring import kernels
 from coppice.pruning.scoring.cuts import LayerCut, LayerCuts
-from coppice.pruning.scoring.first_stage import FirstStage
+from coppice.pruning.scoring.first_stage import FirstStage, slot_bytes
 from coppice.pruning.scoring.layout import arranged, convolve
 from coppice.pruning.scoring.reference import Reference
 from coppice.pruning.scoring.stages import Stage, float32s
@@ -56,7 +56,7 @@ class Chain:
     @staticmethod
     def least_bytes(stages: Sequence[Stage], samples: int) -> int:
         """Of memory for what solutions share: room for what a single one needs of the first stage."""
-        return 4 * samples * stages[0].units * stages[0].each
+        return stages[0].units * slot_bytes(stages[0], samples)
 
     def by_stage(self, cuts: Sequence[LayerCut]) -> list[LayerCut]:
         """A solution's cuts, of each layer in `Reference.found`, as those of each stage: stages that are left

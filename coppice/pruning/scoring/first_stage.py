@@ -39,6 +39,11 @@ class Filling:
     """What goes through each slot, that of its base too, adds up to at most, without signs."""
 
 
+def slot_bytes(stage: Stage, samples: int) -> int:
+    """Of what one unit gives."""
+    return 4 * samples * stage.each
+
+
 class FirstStage:
     """What units of the first stage give, by which of their weights remain.
 
@@ -52,7 +57,7 @@ class FirstStage:
         self.stage = stage
         self._tiled = after.kernel is not None
         self._x = x
-        slots = max(stage.units, cache_bytes // (4 * samples * stage.each))
+        slots = max(stage.units, cache_bytes // slot_bytes(stage, samples))
         self.number = min(slots, 200 * stage.units)
         self.values = room(self.number, stage, after, samples)
         self.reach = np.zeros(self.number, np.float32)

@@ -156,28 +156,14 @@ def add_rows(
 
 
 @_compiled
-def _reach_of_logits(
-    reach: Float32s,
-    shift: Float32s,
-    sizes: Int64s,
-    begins: Int64s,
-    columns: Int64s,
-    values: Float32s,
-    biases: Float32s,
-) -> np.float32:
-    """What the terms of any logit add up to at most, without their signs; see `judge_rows`."""
-    before = reach + np.abs(shift)
-    at, unit = 0, 0
-    for size in sizes:
-        after = np.abs(biases[unit : unit + size])
-        for r in range(size):
-            for k in range(begins[at + r], begins[at + r + 1]):
-                after[r] += abs(values[k]) * before[columns[k]]
-        at += size + 1
-        unit += size
-        before = after
-    largest: np.float32 = before.max()
-    return largest
+def add_up(before: Float32s, begins: Int64s, columns: Int64s, values: Float32s, biases: Float32s) -> Float32s:
+    """float32 (units,): what the terms of each unit add up to at most, without their signs, where those of
+    the units that it reads do to `before`. Unit r has values[k] for k from begins[r] to begins[r + 1]."""
+    sums = np.abs(biases)
+    for r in range(len(biases)):
+        for k in range(begins[r], begins[r + 1]):
+            sums[r] += abs(values[k]) * before[columns[k]]
+    return sums
 
 
 @_compiled
@@ -210,7 +196,13 @@ def judge_rows(
     widest = len(rows)
     for size in sizes:
         widest = max(widest, size)
-    noise = rounding * _reach_of_logits(reach, shift, sizes, begins, columns, values, biases)
+    reach = reach + np.abs(shift)
+    at, unit = 0, 0
+    for size in sizes:
+        reach = add_up(reach, begins[at : at + size + 1], columns, values, biases[unit : unit + size])
+        at += size + 1
+        unit += size
+    noise = rounding * reach.max()
     before, after = np.empty((widest, TILE), np.float32), np.empty((widest, TILE), np.float32)
     zero = np.float32(0)
     for start in range(0, len(y), TILE):

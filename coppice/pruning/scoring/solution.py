@@ -38,14 +38,6 @@ class _Layer:
     values: Float32s
     biases: Float32s
 
-    def reach(self, before: Float32s) -> Float32s:
-        """(units,): what the terms of each unit add up to at most, without their signs, if those of the units
-        before it do to `before`."""
-        units = np.repeat(np.arange(len(self.units)), np.diff(self.begins))
-        terms = np.abs(self.values) * before[self.sources]
-        sums = np.bincount(units, terms, len(self.units)) + np.abs(self.biases)
-        return np.asarray(sums, np.float32)
-
 
 class Solution:
     """One solution under judgement."""
@@ -118,7 +110,8 @@ class Solution:
             weights = (layer.begins, slots[layer.sources], layer.fields, layer.values)
             since = np.zeros(len(units), np.int64)
             convolve(layer.stage, z, weights, layer.biases, units, since, end - begin, out, tiled, ahead)
-            z, slots, offset, reach = out, units, begin, layer.reach(reach)
+            z, slots, offset = out, units, begin
+            reach = kernels.add_up(reach, layer.begins, layer.sources, layer.values, layer.biases)
         first = chain.stages[0]
         sums = not self._maps and first.kernel is None
         self._seen = end
