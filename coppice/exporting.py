@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,10 @@ from torch import nn
 
 from coppice.data import load_data
 from coppice.errors import CoppiceError
+from coppice.export_folder import check_folder, write_files
 from coppice.models import build_model
 from coppice.pruning.contract import ExportReport
-from coppice.pruning.export.bundle import ABOUT, FILES, ONNX, Wanted, build_export, loaders
+from coppice.pruning.export.bundle import ONNX, Wanted, build_export
 from coppice.pruning.export.loaders.load_model import load
 from coppice.pruning.export.outputs import how_many
 from coppice.pruning.tensors import fill_model, unpack
@@ -49,7 +47,7 @@ def export(
     tells it. Raises `CoppiceError`, one line, for anything that cannot be used, before anything is written;
     and for ONNX that is `wanted` and cannot be made, when the other files are written.
     """
-    _check_folder(folder, source)
+    check_folder(folder, source)
     if source.endswith(".safetensors"):
         section = run.model if run else model
         if section is None:
@@ -69,7 +67,7 @@ def export(
         if shape is not None:
             samples = _random(shape)
     made = build_export(network, samples, wanted, _no_tick)
-    _write(folder, made.files)
+    write_files(folder, made.files)
     if wanted.onnx and ONNX not in made.files:
         reason = next(note for note in made.report.notes if note.startswith(ONNX))
         raise CoppiceError(f"{reason}; the other files are in {folder}/")
@@ -160,80 +158,6 @@ def _samples_for(network: nn.Module, run: RunFile | None, shape: tuple[int, ...]
 
 def _random(shape: tuple[int, ...]) -> Samples:
     return np.random.default_rng(0).random((how_many(shape), *shape), dtype=np.float32)
-
-
-# Where it goes
-
-
-def _check_folder(folder: Path, source: str) -> None:
-    """Refuse to touch what is not an export's."""
-    if folder.exists() and not folder.is_dir():
-        raise CoppiceError(f"--to {folder}: not a folder")
-    there = [name for name in FILES if (folder / name).exists()]
-    if Path(source).suffix and any(_same_file(Path(source), folder / name) for name in there):
-        raise CoppiceError(f"--to {folder}: {source} would be overwritten; give another folder")
-    _check_files(folder)
-
-
-def _check_files(folder: Path) -> None:
-    """A network's file is an earlier export's if export.json names it with its size, a loader if it is as
-    Coppice writes it."""
-    sizes = _earlier(folder / ABOUT)
-    for name in FILES:
-        path = folder / name
-        try:
-            if not path.exists():
-                continue
-            if name == ABOUT:
-                ours = sizes is not None
-            elif name in loaders():
-                ours = path.read_bytes() == loaders()[name]
-            else:
-                ours = path.stat().st_size == (sizes or {}).get(name)
-        except OSError:
-            ours = False
-        if not ours:
-            raise CoppiceError(
-                f"--to {folder}: holds a {name} that is not as an export left it; "
-                "move it away, or give another folder"
-            )
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
-
-
-def _earlier(path: Path) -> dict[str, Any] | None:
-    """The sizes of the files of the export that this export.json is of, None if it is none."""
-    try:
-        sizes = json.loads(path.read_bytes())["size_bytes"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return sizes if isinstance(sizes, dict) else None
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """All files, or none of them and what was there before.
-
-    Nothing is renamed before everything is on the disk. export.json goes first and comes last, so that it is
-    never beside files that it does not tell of. What an earlier export had and this one has not is removed.
-    """
-    drafts = {name: folder / f".{name}.{os.getpid()}" for name in files}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, draft in drafts.items():
-            draft.write_bytes(files[name])
-        _check_files(folder)  # making them took a while
-        for name in (ABOUT, *(set(FILES) - files.keys())):
-            (folder / name).unlink(missing_ok=True)
-        for name in sorted(drafts, key=lambda name: name == ABOUT):
-            drafts[name].replace(folder / name)
-    except OSError as error:
-        raise CoppiceError(f"--to {folder}: cannot be written ({error.strerror})") from error
-    finally:
-        for draft in drafts.values():
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
 
 
 def _no_tick() -> None:
