@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.text import Text
+
 KEPT_BYTES = 1 << 16
 """Of what a script says, so much of the beginning is kept, and of the end."""
 GRACE_S = 5.0
@@ -51,9 +53,9 @@ class Said:
         return (bytes(self._head) + middle + tail).decode("utf-8", "replace")
 
     def last_line(self) -> str:
-        """The last line with something on it, "" where there is none."""
-        lines = [line.strip() for line in self.text().splitlines()]
-        return next((line for line in reversed(lines) if line), "")
+        """The last line with something on it, without what would steer a terminal; "" where there is none."""
+        lines = (_plain(line).strip() for line in reversed(self.text().splitlines()))
+        return next((line for line in lines if line), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class Ended:
     """Whether it was ended because its time was over."""
     said: Said
     seconds: float
+
+
+def _plain(line: str) -> str:
+    text = Text.from_ansi(line).plain  # colours and the like are dropped whole
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def run_child(

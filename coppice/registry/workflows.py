@@ -83,6 +83,8 @@ def _predict(registry: Registry, task: str, complain: Callable[[str], None]) -> 
         return
     records = {record.model: record for record in _told(registry.models(task).read(), complain)}
     best = _best(registry, task, records)
+    if best is None:
+        _tell_failed_tests(registry, task, complain)
     for predict in new:
         model = _chosen(registry, predict, best)
         if model in records:
@@ -101,6 +103,17 @@ def _best(registry: Registry, task: str, records: Mapping[str, ModelRecord]) -> 
     archs = set(registry.archs(task, "predict"))
     ranked = (candidate.model for candidate in registry.ranking(task, newest))
     return next((model for model in ranked if model in records and records[model].arch in archs), None)
+
+
+def _tell_failed_tests(registry: Registry, task: str, complain: Callable[[str], None]) -> None:
+    """Nothing else would say why predict sets wait for ever."""
+    queue, newest = registry.queues["test"], registry.newest_test(task)
+    failed = [ticket for ticket in queue.tickets("fail") if newest in ticket.order.ids]
+    if failed:
+        complain(
+            f"{task}: no model has a score on {newest} yet, so predict sets wait; {len(failed)} of its tests "
+            f"failed, see {failed[0].log}, then `coppice registry retry`"
+        )
 
 
 def _chosen(registry: Registry, predict: str, best: str | None) -> str | None:

@@ -57,6 +57,12 @@ def test_a_line_without_an_end_and_bytes_that_are_no_text(tmp_path: Path) -> Non
     assert ended.said.last_line() == "\ufffd\ufffd half a line"
 
 
+def test_nothing_in_the_last_line_steers_a_terminal() -> None:
+    said = Said()
+    said.add(b"\x1b[1;31mValueError\x1b[0m: \x1b[2Jno\x08 such \xe2\x80\xae file\r\n\x1b[0m\n")
+    assert said.last_line() == "ValueError: no such ? file"
+
+
 def test_what_is_kept() -> None:
     said = Said()
     for number in range(3 * KEPT_BYTES // 100):

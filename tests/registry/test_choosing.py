@@ -248,6 +248,26 @@ def test_a_predict_set_waits_while_models_are_being_tested(registry: Registry) -
     assert [order.ids[2] for order in run_pass(registry, "predict", print)] == [better]
 
 
+def test_predict_sets_that_wait_for_tests_that_failed_are_told_of(registry: Registry) -> None:
+    task = add_task(registry)
+    x, y = _arrays()
+    registry.add_set(task, "test", (x, y))
+    registry.add_set(task, "predict", (x,))
+    add_model(registry, task, 10)
+    queue = registry.queues["test"]
+    assert len(run_pass(registry, "test", print)) == 1
+    told: list[str] = []
+    assert run_pass(registry, "predict", told.append) == []
+    assert told == []
+    ticket = queue.claim(queue.tickets("wait")[0], "worker")
+    assert ticket is not None
+    assert queue.finish(ticket, False, b"no memory\n")
+    assert run_pass(registry, "predict", told.append) == []
+    (line,) = told
+    assert line.startswith(f"{task}: no model has a score on TST000001 yet, so predict sets wait; 1 of its")
+    assert "see wo/test/fail/test_TSK000001_" in line
+
+
 def test_a_set_whose_number_was_given_and_that_was_never_ordered(registry: Registry) -> None:
     task = add_task(registry)
     kinds: tuple[tuple[SetKind, Workflow], ...] = (
