@@ -37,10 +37,8 @@ def render_kubernetes(plan: Plan) -> dict[str, str]:
             "data": {RUN_NAME: plan.run_text()},
         }
     manifests |= {f"{role.script}.yaml": _job(plan, role, digest) for role in ROLES}
-    files = {name: to_yaml(manifest) for name, manifest in manifests.items()}
-    for text in files.values():
-        refuse_secrets(text)
-    return files
+    refuse_secrets(plan, manifests)
+    return {name: to_yaml(manifest) for name, manifest in manifests.items()}
 
 
 def _metadata(plan: Plan, role: str, digest: str) -> dict[str, Any]:

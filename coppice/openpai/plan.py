@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,15 +182,29 @@ def _work(run: RunFile, storage: str | None, work: str | None) -> str:
     return chosen
 
 
-def refuse_secrets(text: str, environ: Mapping[str, str] | None = None) -> None:
-    """Raises `JobFileError` if `text`, which is about to be written, shows a secret of this environment."""
+def refuse_secrets(plan: Plan, rendered: Any, environ: Mapping[str, str] | None = None) -> None:
+    """Raises `JobFileError` if the run file, a command or anything else of what is `rendered`, about to be
+    written, shows a secret of this environment. Looks at values, which files may write with escapes."""
     environ = os.environ if environ is None else environ
+    run = plan.run.model_dump(mode="json", exclude_unset=True)
+    shown = list(_leaves([run, [plan.command(role) for role in ROLES], rendered]))
     for name, value in environ.items():
-        if _SECRETIVE.fullmatch(name) and len(value) >= _SHORTEST_SECRET and value in text:
+        secret = _SECRETIVE.fullmatch(name) and len(value) >= _SHORTEST_SECRET
+        if secret and any(value in text for text in shown):
             raise JobFileError(
                 f"the job would show the value of {name} to all who can read it; take it out of the run file "
                 f"and the options (--secret {name} hands it over unseen)"
             )
+
+
+def _leaves(content: Any) -> Iterator[str]:
+    if isinstance(content, Mapping):
+        content = [*content.keys(), *content.values()]
+    if isinstance(content, list | tuple):
+        for part in content:
+            yield from _leaves(part)
+    else:
+        yield str(content)
 
 
 def local_files(plan: Plan) -> list[str]:

@@ -26,16 +26,12 @@ def render_v1(plan: Plan) -> dict[str, str]:
     if plan.secrets:
         raise JobFileError("--secret: job JSON (v1) has no place that hides a value; render v2 instead")
     digest = plan.digest([_v1_job(plan, role, "") for role in ROLES])
-    files = {
-        f"{role.script}.json": json.dumps(
-            _v1_job(plan, role, names.v1_name(plan.run.name, role.script, digest)), indent=2
-        )
-        + "\n"
+    jobs = {
+        f"{role.script}.json": _v1_job(plan, role, names.v1_name(plan.run.name, role.script, digest))
         for role in ROLES
     }
-    for text in (*files.values(), plan.run_text()):
-        refuse_secrets(text)
-    return files
+    refuse_secrets(plan, jobs)
+    return {name: json.dumps(job, indent=2) + "\n" for name, job in jobs.items()}
 
 
 def _v1_job(plan: Plan, role: RoleSpec, name: str) -> dict[str, Any]:
@@ -66,10 +62,8 @@ def render_v2(plan: Plan) -> str:
     """
     job = _v2_job(plan)
     job["name"] = names.v2_name(plan.run.name, plan.digest(job))
-    text = to_yaml(job)
-    for shown in (text, plan.run_text()):
-        refuse_secrets(shown)
-    return text
+    refuse_secrets(plan, job)
+    return to_yaml(job)
 
 
 def _v2_job(plan: Plan) -> dict[str, Any]:

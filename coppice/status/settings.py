@@ -95,6 +95,13 @@ class StatusSettings(BaseModel):
     model_write_path: str | None = None
     """Below it, in save/metrics/, metric logs are written: a folder, or webhdfs://. Default: none are."""
 
+    @field_validator("message_port", mode="before")
+    @classmethod
+    def _is_no_switch(cls, port: object) -> object:
+        if isinstance(port, bool):  # a number to pydantic
+            raise ValueError("a port is a number")
+        return port
+
     @field_validator("message_host")
     @classmethod
     def _address_is_one(cls, host: str) -> str:

@@ -353,15 +353,19 @@ def test_where_the_settings_of_status_messages_must_be_is_said(capsys: pytest.Ca
     )
 
 
+@pytest.mark.parametrize(
+    "secret", [SECRET, 'it\'s "quoted" \\ once', "schlüssel\tx", "two words: " * 20, "line\nline\u2028"]
+)
 @pytest.mark.parametrize("variable", ["COPPICE_HDFS_TOKEN", "COPPICE_OPENPAI_TOKEN", "COPPICE_MESSAGE_PW"])
 def test_a_secret_in_the_run_file_is_refused(
-    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variable: str, secret: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(variable, SECRET)
-    path = put_run(tmp_path, f"name: demo\nmodel: {{name: 'mine:net', arguments: {{key: {SECRET}}}}}\n")
+    monkeypatch.setenv(variable, secret)
+    key = json.dumps(f"-{secret}-")
+    path = put_run(tmp_path, f"name: demo\nmodel: {{name: 'mine:net', arguments: {{key: {key}}}}}\n")
     with pytest.raises(JobFileError, match=f"would show the value of {variable}") as raised:
         render_v2(make_plan(path, storage="nfs"))
-    assert SECRET not in str(raised.value)
+    assert secret not in str(raised.value)
     with pytest.raises(JobFileError):
         render_v1(make_plan(path, work=HDFS))
     with pytest.raises(JobFileError):

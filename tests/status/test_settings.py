@@ -100,6 +100,7 @@ def test_where_the_broker_is(host: str, port: int | None, address: str) -> None:
         ({"queue_name": ...}, "queue_name: missing; this key has no default"),
         ({"message_port": "many"}, "message_port: Input should be a valid integer"),
         ({"message_port": 0}, "message_port: Input should be greater than or equal to 1, found 0"),
+        ({"message_port": True}, "message_port: a port is a number, found True"),
         ({"queue_name": ""}, "queue_name: String should have at least 1 character, found ''"),
         ({"queue_name": "ö" * 200}, "queue_name: at most 255 bytes of text on one line, found"),
         ({"model_id": True}, "model_id: expected text or a whole number, found 'True'"),
