@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
+from torch import nn
 from typing_extensions import TypedDict
 
 from coppice.errors import CoppiceError
 from coppice.pruning.best import Best, best_from
+from coppice.pruning.contract import Float64s
+from coppice.pruning.sgd import MaskedSGD
+from coppice.pruning.steps import Steps
 from coppice.pruning.tensors import Tensors, model_tensors, pack, unpack
 from coppice.runfile import RunFile
-
-if TYPE_CHECKING:
-    from coppice.pruning.pruner import TorchPruner
 
 _VERSION = 5
 _BEST: Literal["best"] = "best"
@@ -63,13 +64,38 @@ class _Info(TypedDict):
 _INFO = TypeAdapter(_Info)
 
 
+class Saved(Protocol):
+    """What of a pruner is saved, beside the tensors of its network, its optimizer and its steps."""
+
+    run: RunFile
+    """Not saved itself; a checkpoint says which it is of."""
+    model: nn.Module
+    sgd: MaskedSGD
+    steps: Steps
+    masks: Tensors
+    reference: Tensors
+    """The dense network's; empty until it is trained."""
+    reference_left: int
+    """Iterations of its training."""
+    reference_accuracy: float
+    """NaN until it is trained."""
+    iteration: int
+    crates: Float64s
+    limits: tuple[float, ...] | None
+    boldness: float
+    paced_from: int | None
+    waits: bool
+    best: Best | None
+    result: Best | None
+
+
 def identity(run: RunFile) -> str:
     """What of a run file a checkpoint belongs to: all but its name, its place and its evaluators."""
     content = run.model_dump(mode="json", exclude={"name", "work", "evaluators"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def save_state(pruner: TorchPruner) -> bytes:
+def save_state(pruner: Saved) -> bytes:
     """Everything, to the bit; equal states give equal bytes."""
     best = pruner.best
     result = None if pruner.result is best else pruner.result
@@ -106,7 +132,7 @@ def save_state(pruner: TorchPruner) -> bytes:
     return pack(tensors, info)
 
 
-def load_state(pruner: TorchPruner, content: bytes, device: torch.device) -> None:
+def load_state(pruner: Saved, content: bytes, device: torch.device) -> None:
     """Make `pruner`, built from the same run file, what it was when `content` was saved.
 
     Raises `CoppiceError` for anything else; then the pruner is unchanged.
@@ -140,13 +166,13 @@ def load_state(pruner: TorchPruner, content: bytes, device: torch.device) -> Non
     _fill(pruner, groups, _checked(pruner, groups, info))
 
 
-def _checked(pruner: TorchPruner, groups: dict[str, Tensors], info: dict[str, object]) -> _Info:
+def _checked(pruner: Saved, groups: dict[str, Tensors], info: dict[str, object]) -> _Info:
     try:
         numbers = _INFO.validate_python(info)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise CoppiceError(f"checkpoint: {key} is not as it was saved; start the run with --fresh") from error
-    layers = len(pruner.found)
+    layers = len(pruner.crates)
     listed = [numbers["crates"], numbers["limits"]]
     networks = {"best": numbers["best"], "result": _apart(numbers)}
     for kept in networks.values():
@@ -175,7 +201,7 @@ def _apart(numbers: _Info) -> _BestInfo | None:
     return None if numbers["result"] == _BEST else numbers["result"]
 
 
-def _fill(pruner: TorchPruner, groups: dict[str, Tensors], info: _Info) -> None:
+def _fill(pruner: Saved, groups: dict[str, Tensors], info: _Info) -> None:
     pruner.steps.forget()
     with torch.no_grad():
         for name, buffer in _buffers(pruner).items():
@@ -204,7 +230,7 @@ def _network(info: _BestInfo | None, groups: dict[str, Tensors], group: str) -> 
     return None if info is None else best_from(info, groups[group], groups[f"{group}_mask"])
 
 
-def _buffers(pruner: TorchPruner) -> Tensors:
+def _buffers(pruner: Saved) -> Tensors:
     own = model_tensors(pruner.model)
     return {name: tensor for name, tensor in own.items() if name not in pruner.sgd.values}
 
