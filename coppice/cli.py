@@ -267,7 +267,7 @@ def status(
     Example: `coppice status work/digits --watch`
     """
     from coppice.roles.status import read_status
-    from coppice.show import status_view, watch_status
+    from coppice.roles.status_view import status_view, watch_status
     from coppice.store import open_store, tell_trouble
 
     with _closing(open_store(work, on_trouble=tell_trouble)) as store:

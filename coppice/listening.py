@@ -6,10 +6,13 @@ import contextlib
 import itertools
 import sys
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from coppice.show import messages_view, plain
+from coppice.show import plain
 from coppice.status.listener import Board, listen
 from coppice.status.messages import BadMessage
 from coppice.status.settings import StatusSettings
@@ -52,3 +55,22 @@ def listen_to(settings: StatusSettings, exit_with_state: bool, as_json: bool) ->
         say(f"{last.kind} {last.id}: {last.message}")
         return 1
     return 0
+
+
+def messages_view(board: Board, most: int = 40) -> RenderableType:
+    """`coppice listen`: a progress bar for each training or validation, who was heard of last below."""
+    table = Table.grid(padding=(0, 2))
+    standings = list(board.standings.values())
+    for message in standings[-most:]:
+        name = plain(f"{message.kind} {message.id}")
+        if message.state == "error":
+            table.add_row(name, Text("error", style="bold red"), plain(message.message or "", style="red"))
+        elif message.state == "done":
+            table.add_row(name, ProgressBar(total=100, completed=100, width=24), Text("done", style="green"))
+        else:
+            bar = ProgressBar(total=100, completed=message.percentage or 0, width=24)
+            table.add_row(name, bar, f"{message.percentage:g} %, step {message.step:,}")
+    if not standings:
+        return Text("nothing heard yet", style="dim")
+    more = len(standings) - most
+    return Group(Text(f"... and {more} more", style="dim"), table) if more > 0 else table

@@ -29,9 +29,10 @@ from coppice.roles.context import Context, declare_failure, read_failure, read_r
 from coppice.roles.master import read_result
 from coppice.roles.processes import RoleProcess, start_server
 from coppice.roles.status import Status, read_status
+from coppice.roles.status_view import status_rows
 from coppice.roles.telling import SUPERVISED_VARIABLE, tell_failure
 from coppice.runfile import RunFile
-from coppice.show import facts_table, result_lines, result_table, status_rows
+from coppice.show import facts_table, result_lines, result_table
 from coppice.status import StatusSettings
 from coppice.store import Store, open_store
 from coppice.work.presence import Identity, read_role_file, role_files

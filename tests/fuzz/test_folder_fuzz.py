@@ -23,8 +23,9 @@ from coppice.roles.history import SearchHistory, read_histories
 from coppice.roles.master import read_result
 from coppice.roles.rounds import read_rounds
 from coppice.roles.status import read_status
+from coppice.roles.status_view import status_view
 from coppice.runfile import parse_run_file
-from coppice.show import result_lines, result_table, status_view
+from coppice.show import result_lines, result_table
 from coppice.store import Store, open_store
 from coppice.store.memory import MemoryHome
 from coppice.work import limits, names

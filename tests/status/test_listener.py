@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from coppice.show import messages_view
+from coppice.listening import messages_view
 from coppice.status import Message, Reporter
 from coppice.status.broker import BrokerError, BrokerTrouble
 from coppice.status.listener import Board, listen
