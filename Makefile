@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: run test check setup hdfs crash-points schedules clean help
 
 help:
-	@echo 'make run    prune a small network with four kinds of processes on this machine (3 minutes)'
+	@echo 'make run    prune a small network with four kinds of processes on this machine (1 minute)'
 	@echo 'make test   lint, types and all tests, on a real HDFS and RabbitMQ too (15 minutes)'
 	@echo 'make check  lint and types only'
 	@echo 'make crash-points            kill each role at each of its store operations (some minutes)'

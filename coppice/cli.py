@@ -88,7 +88,10 @@ SettingsArgument = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int, typer.Option(min=1, help="CPU threads of this role; with 1, results are the same everywhere.")
+    int,
+    typer.Option(
+        min=1, help="CPU threads of this role; with 1, results are the same on all machines of one kind."
+    ),
 ]
 
 
@@ -404,7 +407,7 @@ def plot(
 
 @app.command()
 def clean(work: WorkArgument) -> None:
-    """Remove a finished run's folder; refuses while a run lives there.
+    """Remove a run's folder, finished or not; refuses while a role lives there.
 
     Only Coppice's own files are removed; the folder itself goes if nothing else is in it.
 

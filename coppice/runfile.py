@@ -232,10 +232,12 @@ class SearchSection(_Section):
     """The search for the layers' crates."""
 
     method: Literal["ncs", "cmaes", "random"] = "ncs"
-    """With random, population: 1 and evaluations: 1 there is no search, each cut is what it would begin with:
-    for a surgery with pace_until, which decides that."""
+    """Negatively Correlated Search, CMA-ES, or random search. With random, population: 1 and evaluations: 1
+    there is no search, each cut is what it would begin with: for a surgery with pace_until, which decides
+    that."""
     population: int = Field(default=10, ge=1, le=1000)
-    """At least 2, unless the method is random."""
+    """Solutions of one generation, which can all be scored at the same time. At least 2, unless the method is
+    random."""
     evaluations: int = Field(default=500, ge=1, le=MOST)
     """Solutions scored in one search."""
     sigma: float | None = Field(default=None, gt=0, le=MOST)
@@ -287,7 +289,7 @@ class EvaluatorsSection(_Section):
     tries: int = Field(default=5, ge=1, le=1000)
     """A solution that cost so many evaluators their life is set aside as infeasible."""
     device: str = "cpu"
-    """cpu, cuda, cuda:0, or auto."""
+    """cpu, cuda, cuda:0, or auto; of the outer loop, too. A role's own --device goes first."""
     accuracy: bool = False
     """Whether every solution's accuracy shall stand in history.csv; otherwise scoring stops as soon as the
     verdict is certain, which is several times faster."""

@@ -24,8 +24,6 @@ _SELF_EXPLANATORY = {
     "momentum": "Of SGD.",
     "weight_decay": "Of SGD.",
     "schedule": "How the learning rate falls:",
-    "search.method": "`ncs`: Negatively Correlated Search; `cmaes`: CMA-ES; `random`: random search.",
-    "search.population": "Solutions in one generation; all of them can be scored at the same time.",
     "search.lower": "Lowest crate that is tried.",
     "search.upper": "Highest crate that is tried.",
     "reference.iterations": "Steps of training; 0: `weights` as they are.",

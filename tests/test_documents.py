@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -61,6 +62,22 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_run_files_that_are_named_exist(document: Path) -> None:
     for path in re.findall(r"jobs/[\w-]+\.yaml", document.read_text()):
         assert (REPO / path).exists(), f"{document.name}: {path}"
+
+
+def test_every_variable_of_the_environment_is_documented() -> None:
+    code = "\n".join(path.read_text() for path in (REPO / "coppice").rglob("*.py"))
+    told = "\n".join(document.read_text() for document in DOCUMENTS)
+    ours = {"COPPICE_SUPERVISED"}  # between simulate and the roles that it starts
+    read = set(re.findall(r'"(COPPICE_[A-Z_]*[A-Z])"', code)) - ours
+    assert len(read) > 10
+    assert {name for name in read if name not in told} == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_parts_of_coppice_that_are_named_are_there(document: Path) -> None:
+    for name in re.findall(r"`(coppice(?:\.\w+)+)", document.read_text()):
+        if name not in ("coppice.mask", "coppice.order"):  # keys of a weights file
+            pkgutil.resolve_name(name)
 
 
 def test_the_protocol_page_names_every_file() -> None:

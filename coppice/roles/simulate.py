@@ -125,7 +125,7 @@ def simulate(
 ) -> int:
     """Run to the end; returns the exit status: 0 only when the run is over, 130 after Ctrl-C."""
     if os.environ.get("OMP_NUM_THREADS") is None:
-        # One thread a role: they share the machine, and one thread's sums are the same everywhere.
+        # One thread a role: they share the machine, and one thread's sums are the same on all like it.
         os.environ["OMP_NUM_THREADS"] = "1"
     start_server()  # first, since it may fail: then nothing has been made yet
     logs = Path(tempfile.mkdtemp(prefix=f"coppice-{run.name}-"))

@@ -190,7 +190,7 @@ class _Kerberos(AuthBase):
             from requests_kerberos import OPTIONAL, HTTPKerberosAuth
         except ImportError as error:
             raise PermanentStoreError(
-                "auth=kerberos needs more packages: pip install 'coppice[kerberos]', then kinit"
+                "auth=kerberos needs one more package: pip install requests-kerberos, then kinit"
             ) from error
         self._handshake = partial(HTTPKerberosAuth, mutual_authentication=OPTIONAL)
 

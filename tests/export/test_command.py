@@ -266,6 +266,6 @@ def test_onnx_that_is_wanted_and_not_installed(
 ) -> None:
     monkeypatch.setattr(bundle, "onnx_is_installed", lambda: False)
     named = ("--model", "mlp", "--arguments", ARGUMENTS)
-    assert "pip install 'coppice[onnx]'" in complaint(
+    assert "pip install onnx onnxscript onnxruntime" in complaint(
         coppice(weights, *named, "--to", tmp_path / "out", "--onnx")
     )

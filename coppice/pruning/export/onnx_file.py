@@ -21,7 +21,7 @@ from coppice.errors import CoppiceError, first_line
 from coppice.pruning.contract import Tick
 from coppice.pruning.export.outputs import Outputs
 
-MISSING = "onnx, onnxscript or onnxruntime is not installed; pip install 'coppice[onnx]'"
+MISSING = "onnx, onnxscript or onnxruntime is not installed; pip install onnx onnxscript onnxruntime"
 
 
 def onnx_is_installed() -> bool:
