@@ -244,6 +244,18 @@ class Board:
             return None
         return content if content.run == self._run else None
 
+    def is_damaged(self, name: str, parse: Callable[[bytes, str], object]) -> bool:
+        """Whether there is such a file, as of the last `look`, and `parse` cannot read it."""
+        data = self._content(name)
+        try:
+            if isinstance(data, BadContent):
+                raise data
+            if data is not None:
+                parse(data, name)
+        except BadContent:
+            return True
+        return False
+
     def ensure(self, name: str, content: Content) -> None:
         """Make a sentinel of this role's say `content`, as of the last `look`; free if it does already.
 

@@ -51,9 +51,12 @@ def master(context: Context, run: RunFile, fresh: bool = False) -> dict[str, Any
         record = _open(context, run)
         if record.state == "over":
             context.say(f"run {record.run_id} is over already")
-            return read_result(store)
-        result = _rounds(context, record, run, tick)
-        _close(context, record, tick)
+            result = read_result(store)
+        else:
+            result = _rounds(context, record, run, tick)
+            _set_state(store, record, "over")
+            context.say(f"run {record.run_id} is over")
+        _tidy(context, tick)  # one that is over, too: its master may have died before it was done
         return result
 
 
@@ -96,7 +99,7 @@ def _to_throw_away(context: Context, run: RunFile) -> str | None:
         )
         return None
     if store.stat(names.RUN) is None:
-        _check_same(store, run)  # nothing of anybody else's is there either
+        _refuse_foreign(store)  # nothing of anybody else's is there either
     refuse_the_living(context)
     return doomed
 
@@ -113,12 +116,8 @@ def _check_same(store: Store, run: RunFile) -> RunRecord | None:
     """The record of this very run, or None for an empty folder; raises `RunRefused` for another's."""
     record = read_record(store)
     if record is None:
-        foreign = [e.name for e in store.list() if not names.is_own(e.name)]
-        if foreign:
-            raise RunRefused(
-                f"{store.url}: not empty and no run of Coppice's (it holds {foreign[0]!r}); "
-                "choose a folder of the run's own"
-            )
+        _refuse_foreign(store)
+        _refuse_leftovers(store)
         return None
     wanted = _comparable(run.model_dump(mode="json"))
     there = _comparable(record.run_file)
@@ -129,6 +128,25 @@ def _check_same(store: Store, run: RunFile) -> RunRecord | None:
             f"with other settings ({', '.join(keys)}); take another --work, or --fresh to throw that run away"
         )
     return record
+
+
+def _refuse_foreign(store: Store) -> None:
+    foreign = [e.name for e in store.list() if not names.is_own(e.name)]
+    if foreign:
+        raise RunRefused(
+            f"{store.url}: not empty and no run of Coppice's (it holds {foreign[0]!r}); "
+            "choose a folder of the run's own"
+        )
+
+
+def _refuse_leftovers(store: Store) -> None:
+    """What says itself of no run would be taken for the new one's: another's searches, rounds, samples."""
+    for entry in store.list():
+        if names.is_of_one_run(entry.name) and (not entry.is_folder or store.list(entry.name)):
+            raise RunRefused(
+                f"{store.url}: holds {entry.name} of a run whose {names.RUN} is gone; put that back, or "
+                "throw the rest away (coppice clean, or --fresh)"
+            )
 
 
 def _open(context: Context, run: RunFile) -> RunRecord:
@@ -187,9 +205,7 @@ def _rounds(context: Context, record: RunRecord, run: RunFile, tick: Ticker) -> 
         while True:
             tick()
             board.look()
-            if not board.has(names.RUN):
-                # Somebody removed it, or a request to remove the run before this one came very late.
-                store.create(names.RUN, record.to_bytes(), durable=True)
+            _keep_record(store, board, record, tick)
             board.ensure(names.NEW_ITR, order)
             reason = read_failure(store) if board.has(names.FAILED) else None
             if reason is not None:
@@ -205,6 +221,17 @@ def _rounds(context: Context, record: RunRecord, run: RunFile, tick: Ticker) -> 
                     done.append(keep_round(store, report))
                     break
             backoff.pause()
+
+
+def _keep_record(store: Store, board: Board, record: RunRecord, tick: Ticker) -> None:
+    """Write run.json again if somebody removed or damaged it, as of the last look."""
+    if not board.has(names.RUN):
+        # A request to remove the run before this one may have come very late; or the whole folder is gone,
+        # and this master's office with it: then nothing is begun in the one that has its name now.
+        tick.now()
+        store.create(names.RUN, record.to_bytes(), durable=True)
+    elif board.is_damaged(names.RUN, RunRecord.from_bytes):
+        store.replace(names.RUN, record.to_bytes(), durable=True)
 
 
 # Closing
@@ -226,10 +253,9 @@ def _stored_result(store: Store) -> dict[str, Any] | None:
     return {**result, **asdict(checked(RESULT, result, names.RESULT_JSON))}
 
 
-def _close(context: Context, record: RunRecord, tick: Ticker) -> None:
-    """Say that the run is over, wait for the others to end, tidy up."""
+def _tidy(context: Context, tick: Ticker) -> None:
+    """Wait for the others to end, and remove what nobody needs once the run is over."""
     store = context.store
-    _set_state(store, record, "over")
     watch = LeaseWatch(context.clock, OFFICE_LEASE_S)
     backoff = context.backoff()
     while True:
@@ -248,4 +274,3 @@ def _close(context: Context, record: RunRecord, tick: Ticker) -> None:
         store.delete_tree(folder)
     for _ in range(LAST_LOOKS):
         store.delete_many([e.name for e in store.list() if names.parse_solution(e.name) is not None])
-    context.say(f"run {record.run_id} is over")

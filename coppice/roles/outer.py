@@ -18,7 +18,7 @@ from coppice.pruning.contract import Float64s, Measure, Pruner
 from coppice.roles.context import Board, Context, Ticker, declare_failure, in_office, wait_for_run
 from coppice.roles.history import SearchHistory
 from coppice.roles.result import write_result
-from coppice.roles.rounds import REPORT, Count, checked
+from coppice.roles.rounds import REPORT, Count, checked, read_rounds
 from coppice.roles.telling import Telling, telling
 from coppice.runfile import RunFile
 from coppice.status import StatusSettings
@@ -130,6 +130,7 @@ class _Outer:
     def load(self) -> None:
         parts = self.checkpoints.load()
         if parts is None:
+            self._refuse_to_begin_anew()
             return
         try:
             self.progress = read_progress(parts["progress.json"])
@@ -144,6 +145,18 @@ class _Outer:
             if self.pruner.reference_left == 0
             else f"goes on training the reference, {self.pruner.reference_left} iterations left"
         )
+
+    def _refuse_to_begin_anew(self) -> None:
+        """Without a checkpoint all is trained again, and comes to the same; but no search is made again that
+        the searcher may have been told to be the last."""
+        done = read_rounds(self.store)
+        searches = int(done[-1]["searches"]) if done else 0
+        lost = [number for number in range(1, searches + 1) if self.store.stat(names.history(number)) is None]
+        if lost:
+            raise RunRefused(
+                f"{self.store.url}: {names.OUTER}/ holds no whole checkpoint, and {names.history(lost[0])} "
+                "is gone, too; the run cannot go on (coppice clean, or --fresh)"
+            )
 
     def save(self) -> None:
         now = self.context.clock.monotonic()

@@ -138,7 +138,7 @@ class _Searcher:
                 self._sweep_views(lambda id_: True)
                 self.context.say("exit: no more searches")
                 return
-            if order is not None and (finished is None or order.search > finished.over.search):
+            if order is not None and (finished is None or self._is_new(order, finished.over)):
                 finished = self._search(order, parts)
                 parts = None
                 backoff.reset()
@@ -147,6 +147,12 @@ class _Searcher:
                 self.board.ensure_bytes(names.CRATES, finished.crates)
                 self.board.ensure(names.NCS_OVER, finished.over)
             backoff.pause()
+
+    def _is_new(self, order: NcsStart, over: NcsOver) -> bool:
+        """Whether it is yet to be searched: the next one, or one that the outer loop, which has lost its
+        checkpoints and begins anew, can no longer find what came of it."""
+        lost = order.search < over.search and self.store.stat(names.history(order.search)) is None
+        return lost or order.search > over.search
 
     # One search
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from coppice.roles.context import Stopped, declare_failure, read_record, wait_for_run
 from coppice.roles.master import master
+from coppice.roles.outer import outer
 from coppice.store import Store, open_store
 from coppice.work import names
-from coppice.work.errors import RunFailed
-from tests.roles.threads import context, run_all, small_run
+from coppice.work.errors import RunFailed, RunRefused, Superseded
+from tests.hdfs.service import until
+from tests.roles.threads import Crew, context, result_of, run_all, small_run
+from tests.support.standins import CheapPruner
 
 
 @pytest.fixture
@@ -49,3 +53,84 @@ def test_what_stands_of_a_finished_run_is_left_as_it_was(opened: Callable[[], St
     before = opened().read(names.RUN)
     master(context(opened), small_run(evaluators={"count": 7}))
     assert opened().read(names.RUN) == before
+
+
+# What a folder has lost
+
+
+@pytest.mark.parametrize("kept", [names.HISTORY, names.ROUNDS, names.OUTER, names.NCS, names.DATA])
+def test_leftovers_of_a_run_are_not_taken_for_another_s(opened: Callable[[], Store], kept: str) -> None:
+    run_all(opened, small_run())
+    for entry in opened().list():
+        if entry.name != kept:
+            opened().delete_tree(entry.name) if entry.is_folder else opened().delete(entry.name)
+    with pytest.raises(RunRefused, match=f"holds {kept} of a run whose run.json is gone; put that back, or"):
+        master(context(opened), small_run(seed=8))
+    assert opened().stat(kept) is not None
+    own = context(opened)
+    own.stopping = lambda: opened().stat(names.NEW_ITR) is not None
+    with pytest.raises(Stopped):
+        master(own, small_run(seed=8), fresh=True)
+    assert opened().stat(kept) is None
+
+
+def test_a_run_json_that_is_damaged_or_gone_comes_back(opened: Callable[[], Store]) -> None:
+    crew = Crew(opened)
+    crew.start("master", lambda c: master(c, small_run()))
+    until(lambda: opened().stat(names.NEW_ITR) is not None, 20, "no round was opened")
+    whole = opened().read(names.RUN)
+    opened().replace(names.RUN, b'{"run_id": "0ba')
+    until(lambda: opened().read(names.RUN) == whole, 20, "damaged for good")
+    opened().delete(names.RUN)
+    until(lambda: opened().read(names.RUN) == whole, 20, "gone for good")
+    crew.stopping.set()
+    crew.join()
+
+
+def test_a_master_whose_folder_is_gone_opens_nothing_in_its_place(opened: Callable[[], Store]) -> None:
+    crew = Crew(opened)
+    crew.start("master", lambda c: master(c, small_run()))
+    until(lambda: opened().stat(names.NEW_ITR) is not None, 20, "no round was opened")
+    for entry in opened().list():
+        opened().delete_tree(entry.name) if entry.is_folder else opened().delete(entry.name)
+    crew.threads[0].join(20)
+    assert isinstance(crew.errors.pop("master"), Superseded)
+    assert opened().stat(names.RUN) is None
+
+
+def test_a_master_that_died_while_it_tidied_up_is_followed_by_one_that_does(
+    opened: Callable[[], Store],
+) -> None:
+    run_all(opened, small_run())
+    record = read_record(opened())
+    assert record is not None
+    left = f"solution_{record.run_id}_s0002_g0003_i01.npy"
+    opened().create(left, b"a view")
+    opened().create(f"{names.GENERATIONS}/{record.run_id}_s0002_g0003/i01_t1_waiting", b"")
+    master(context(opened), small_run())
+    assert {names.GENERATIONS, left}.isdisjoint(entry.name for entry in opened().list())
+
+
+def test_a_search_that_was_lost_is_made_again(opened: Callable[[], Store]) -> None:
+    run_all(opened, small_run())
+    whole = result_of(opened())
+    record = read_record(opened())
+    assert record is not None
+    for folder in (names.OUTER, names.ROUNDS, names.HISTORY, names.RESULT):
+        opened().delete_tree(folder)
+    for name in (names.NCS_START, names.NEW_ITR, names.REPORT):
+        opened().delete(name)
+    opened().replace(names.RUN, replace(record, state="running").to_bytes())
+    run_all(opened, small_run())
+    assert result_of(opened()) == whole
+
+
+def test_a_network_that_is_lost_with_its_searches_is_told(opened: Callable[[], Store]) -> None:
+    run_all(opened, small_run())
+    record = read_record(opened())
+    assert record is not None
+    for folder in (names.OUTER, names.HISTORY, names.RESULT):
+        opened().delete_tree(folder)
+    opened().replace(names.RUN, replace(record, state="running").to_bytes())
+    with pytest.raises(RunRefused, match=r"outer/ holds no whole checkpoint, and history/search_0001.zip is"):
+        outer(context(opened), CheapPruner)
