@@ -142,7 +142,7 @@ def _refuse_foreign(store: Store) -> None:
 def _refuse_leftovers(store: Store) -> None:
     """What says itself of no run would be taken for the new one's: another's searches, rounds, samples."""
     for entry in store.list():
-        if names.is_of_one_run(entry.name) and (not entry.is_folder or store.list(entry.name)):
+        if entry.name in names.OF_ONE_RUN and (not entry.is_folder or store.list(entry.name)):
             raise RunRefused(
                 f"{store.url}: holds {entry.name} of a run whose {names.RUN} is gone; put that back, or "
                 "throw the rest away (coppice clean, or --fresh)"

@@ -53,7 +53,8 @@ OWN_FOLDERS = frozenset(
     (GENERATIONS, ASIDE, ROLES, ROUNDS, OUTER, NCS, HISTORY, RESULT, LOGS, TEMPORARY_FOLDER)
 )
 
-_OF_ONE_RUN = frozenset((DATA, LABELS, ACCURACY, FAILED, ROUNDS, OUTER, NCS, HISTORY, RESULT))
+OF_ONE_RUN = frozenset((FAILED, ROUNDS, OUTER, NCS, HISTORY, RESULT))
+"""Of the run in run.json, without saying so themselves, and not written anew by another."""
 
 WORKER = r"[A-Za-z0-9-]{1,80}"
 _NUMBER = r"[0-9.e+-]{1,32}"
@@ -260,11 +261,6 @@ def parse_round(name: str) -> int | None:
     match = _ROUND.fullmatch(name)
     known = match is not None and round_record(int(match["number"])) == f"{ROUNDS}/{name}"
     return int(match["number"]) if match and known else None
-
-
-def is_of_one_run(name: str) -> bool:
-    """Whether a file or folder at the top is of the run in run.json and does not say so itself."""
-    return name in _OF_ONE_RUN or parse_weights(name) is not None
 
 
 def is_own(name: str) -> bool:

@@ -58,7 +58,7 @@ def test_what_stands_of_a_finished_run_is_left_as_it_was(opened: Callable[[], St
 # What a folder has lost
 
 
-@pytest.mark.parametrize("kept", [names.HISTORY, names.ROUNDS, names.OUTER, names.NCS, names.DATA])
+@pytest.mark.parametrize("kept", [names.HISTORY, names.ROUNDS, names.OUTER, names.NCS, names.RESULT])
 def test_leftovers_of_a_run_are_not_taken_for_another_s(opened: Callable[[], Store], kept: str) -> None:
     run_all(opened, small_run())
     for entry in opened().list():
