@@ -19,7 +19,7 @@ from coppice.errors import CoppiceError
 from coppice.openpai.command import app as openpai_app
 from coppice.registry.cli import app as registry_app
 from coppice.roles.context import Context
-from coppice.roles.ending import ending
+from coppice.roles.ending import ending, interrupted_once
 from coppice.runfile import RunFile, load_run_file
 
 if TYPE_CHECKING:
@@ -434,7 +434,8 @@ def doctor(work: WorkArgument, as_json: JsonOption = False) -> None:
     from coppice.show import findings_table
     from coppice.store.doctor import Verdict, diagnose
 
-    findings = diagnose(work)
+    with interrupted_once():
+        findings = diagnose(work)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:

@@ -175,6 +175,28 @@ def test_no_run_in_the_folder(command: str, exists: bool, tmp_path: Path, coppic
     assert files_of(tmp_path) == (["work"] if exists else [])  # looking leaves nothing behind
 
 
+def test_a_doctor_that_is_stopped_tidies_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coppice: Coppice
+) -> None:
+    tidied: list[str] = []
+
+    def diagnose(work: str) -> list[Any]:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):  # `timeout` sends it twice, people do too
+                signal.raise_signal(number)
+            tidied.append(work)
+        return []
+
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert all(handlers)  # ignored, so that the test itself survives; the fixture sets them again
+    monkeypatch.setattr("coppice.store.doctor.diagnose", diagnose)
+    assert coppice("doctor", tmp_path).status == 130
+    assert tidied == [str(tmp_path)]
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_status_as_json_of_nothing(tmp_path: Path, coppice: Coppice) -> None:
     assert "no run here" in coppice("status", tmp_path, "--json").complaint()
 

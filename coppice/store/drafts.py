@@ -148,6 +148,12 @@ class Drafts:
             for each in strays:
                 self.discard(each)
 
+    def discard_ours(self) -> None:
+        """Remove all drafts of this process, also what a call that was interrupted has left."""
+        for entry in self._home.list(TEMPORARY_FOLDER):
+            if entry.name.rpartition("-")[0] == self._signature:
+                self.discard(f"{TEMPORARY_FOLDER}/{entry.name}")
+
     def _is_ours(self, effort: Effort, telling: Mapping[str, bytes], by_default: bool) -> bool:
         expected = {path: data for path, data in telling.items() if data}
         if not expected:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from coppice.clock import Clock
-from coppice.store.errors import TransientStoreError
+from coppice.store.errors import StoreError, TransientStoreError
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Trouble:
                     self._tell(message)
 
     def ended(self, suffered: bool, answered: bool) -> None:
-        """An operation is over; `answered` is False if it ended because patience did."""
+        """An operation is over; `answered` is False if patience ended it, or the user did."""
         if not (suffered or self._told):  # the good path takes no lock
             return
         with self._lock:
@@ -113,7 +113,7 @@ class Effort:
             answered = True
         except TransientStoreError:
             raise
-        except Exception:
+        except StoreError:
             answered = True  # refused, but by a home that answers
             raise
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import os
 import shutil
@@ -26,6 +27,8 @@ _TRANSIENT = (
     errno.EBUSY,
     errno.EHOSTDOWN,
 )
+_STAYS = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTEMPTY)
+"""An empty root that may not go (a mount point, a folder that was made for us), or that is in use again."""
 
 
 class FolderHome(Home):
@@ -35,12 +38,14 @@ class FolderHome(Home):
     that loses a race can be seen for a moment. A share that cannot do it is refused with
     `PermanentStoreError`. Symbolic links below the root are refused; the root itself may be one.
 
+    Raises `StoreError` for a relative root where the current directory is gone.
+
     `link_only` leaves renameat2 out, for tests.
     """
 
     def __init__(self, root: str | Path, clock: Clock | None = None, link_only: bool = False) -> None:
-        self.url = str(root)
-        self._root = os.path.abspath(os.path.expanduser(root))
+        self.url = str(root).rstrip("/") or str(root)
+        self._root = absolute_path(str(root))
         self._clock: Clock = clock or SystemClock()
         self._rename_apart = RenameApart(link_only)
         self._durable: set[str] = set()
@@ -200,19 +205,36 @@ class FolderHome(Home):
         return True
 
     def delete_tree(self, folder: str) -> bool:
-        """See `Home.delete_tree`."""
+        """See `Home.delete_tree`. A root that is a symbolic link stays, and so does the folder behind it."""
         full = self._path(folder, allow_root=True)
         try:
-            if folder == "":
-                full = os.path.realpath(full)  # the root may be reached by a symbolic link
             if not os.path.isdir(full):
                 return self.delete(folder) if folder else False
-            shutil.rmtree(full, onerror=_unless_gone)
+            if folder:
+                shutil.rmtree(full, onerror=_unless_gone)
+            else:
+                self._empty_root()
         except OSError as error:
             if error.errno == errno.ENOTEMPTY:  # somebody is still writing into it
                 raise TransientStoreError(f"{self._where(folder)} is still being written to") from error
             raise self._explain(error, "delete", folder) from error
+        if not folder:
+            self.remove_root()
         return True
+
+    def remove_root(self) -> None:
+        """See `Home.remove_root`."""
+        try:
+            if not os.path.islink(self._root):
+                os.rmdir(self._root)
+        except OSError as error:
+            if error.errno not in (*_NOT_THERE, *_STAYS):
+                raise self._explain(error, "delete", "") from error
+
+    def above(self) -> FolderHome | None:
+        """See `Home.above`."""
+        folder = os.path.dirname(self._root)
+        return None if folder == self._root else FolderHome(folder, self._clock)
 
     def make_folder(self, folder: str) -> None:
         """See `Home.make_folder`."""
@@ -222,6 +244,19 @@ class FolderHome(Home):
             raise self._explain(error, "make folder", folder) from error
 
     # Inside
+
+    def _empty_root(self) -> None:
+        try:
+            with os.scandir(self._root) as found:
+                entries = list(found)
+        except FileNotFoundError:  # another process removed it meanwhile
+            return
+        for each in entries:
+            if each.is_dir(follow_symlinks=False):
+                shutil.rmtree(each.path, onerror=_unless_gone)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(each.path)
 
     def _path(self, path: str, allow_root: bool = False) -> str:
         """The full path; refuses what is no plain name, and symbolic links on the way."""
@@ -291,6 +326,16 @@ class FolderHome(Home):
 
     def _explain(self, error: OSError, what: str, path: str) -> StoreError:
         return explain_os_error(error, f"cannot {what} {self._where(path)}")
+
+
+def absolute_path(path: str) -> str:
+    """`path` as it is from any directory. Raises `StoreError` where it is relative to one that is gone."""
+    try:
+        return os.path.abspath(os.path.expanduser(path))
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"cannot tell where {path} is: the current directory was removed; cd to one that is there"
+        ) from error
 
 
 def explain_os_error(error: OSError, what: str) -> StoreError:

@@ -9,9 +9,12 @@ does not know it and creates the folder.
 from __future__ import annotations
 
 import builtins
+import contextlib
+import copy
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import requests
@@ -162,7 +165,26 @@ class HdfsHome(Home):
 
     def delete_tree(self, folder: str) -> bool:
         """See `Home.delete_tree`. One call on the NameNode, for any number of files."""
-        return self._delete(self._full(folder, allow_root=True), recursive="true")
+        try:
+            return self._delete(self._full(folder, allow_root=True), recursive="true")
+        except PermanentStoreError:  # nobody removes a folder without a right to the one above it
+            if folder or self.list(""):
+                raise
+            return True
+
+    def remove_root(self) -> None:
+        """See `Home.remove_root`."""
+        with contextlib.suppress(PermanentStoreError):
+            self._delete(self._full("", allow_root=True), recursive="false")
+
+    def above(self) -> HdfsHome | None:
+        """See `Home.above`. On the connections of this one."""
+        if not self._address.path:
+            return None
+        home = copy.copy(self)
+        home._address = replace(self._address, path=parent_of(self._address.path))
+        home.url = home._address.servers[0] + home._address.path
+        return home
 
     def make_folder(self, folder: str) -> None:
         """See `Home.make_folder`."""

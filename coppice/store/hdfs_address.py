@@ -18,6 +18,7 @@ STANDARD_API = "/webhdfs/v1"
 _HTTPFS_PORT = 14000
 _NAMENODE_PORTS = (9870, 9871, 50070, 50470, 5070)
 _FORM = "webhdfs://[user@]namenode[:port][,namenode2[:port]]/path[?root=...&httpfs=0|1&auth=kerberos&timeout_s=60]"
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
@@ -61,6 +62,10 @@ def parse_hdfs_url(url: str, environ: Mapping[str, str] | None = None) -> HdfsAd
     shown = f"{parts.scheme}://{hosts}{parts.path}"
     if ":" in user_info:
         raise StoreError(f"{shown}: no password belongs into a URL; write {_FORM}")
+    if _UNFIT.search(_unquoted(url)):
+        raise StoreError(f"{shown!r} holds a control character, or bytes that are no UTF-8; write {_FORM}")
+    if "#" in url:
+        raise StoreError(f"{shown}: a '#' in a name is written %23; write {_FORM}")
     secure = parts.scheme == "swebhdfs"
     servers, ports = [], []
     for each in hosts.split(","):
@@ -70,7 +75,7 @@ def parse_hdfs_url(url: str, environ: Mapping[str, str] | None = None) -> HdfsAd
         ports.append(int(match[2] or (9871 if secure else 9870)))
         servers.append(f"{'https' if secure else 'http'}://{match[1]}:{ports[-1]}")
     options = _options(shown, parts.query)
-    user, token = unquote(user_info) or None, environ.get(TOKEN_VARIABLE) or None
+    user, token = _unquoted(user_info) or None, environ.get(TOKEN_VARIABLE) or None
     if options.get("auth") == "kerberos":
         user = token = None
     elif token is not None:
@@ -80,13 +85,18 @@ def parse_hdfs_url(url: str, environ: Mapping[str, str] | None = None) -> HdfsAd
     return HdfsAddress(
         url=url.rstrip("/") if not parts.query else url,
         servers=tuple(servers),
-        path=_path(shown, unquote(parts.path)),
+        path=_path(shown, _unquoted(parts.path)),
         api="/" + options.get("root", STANDARD_API).strip("/"),
         httpfs=_is_httpfs(shown, options, ports),
         timeout_s=_seconds(shown, options.get("timeout_s", "60")),
         user=user,
         token=token,
     )
+
+
+def _unquoted(text: str) -> str:
+    """Bytes that are no UTF-8 become surrogates, so that they can be refused."""
+    return unquote(text, errors="surrogateescape")
 
 
 def _options(shown: str, query: str) -> dict[str, str]:

@@ -111,11 +111,22 @@ class Home(ABC):
 
     @abstractmethod
     def delete_tree(self, folder: str) -> bool:
-        """Remove a folder and all in it, or a file; True: it was there. Not atomic. "" removes the root."""
+        """Remove a folder and all in it, or a file; True: it was there. Not atomic.
+
+        "" removes the root; where only the empty root itself may not go (a mount point, a folder of another
+        user's), it stays and that is no error.
+        """
 
     @abstractmethod
     def make_folder(self, folder: str) -> None:
         """Create a folder with its parents, the root included; no error where it exists already."""
+
+    def above(self) -> Home | None:
+        """A home in the folder that the root lies in, closed with this one; None where there is none."""
+        return None
+
+    def remove_root(self) -> None:  # noqa: B027 - memory has nothing above the root
+        """Remove the root if nothing is in it; it stays where it may not go. For what `above` returns."""
 
     def close(self) -> None:  # noqa: B027 - most homes hold nothing
         """Let go of connections. The home is not used afterwards."""

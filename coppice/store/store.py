@@ -185,6 +185,10 @@ class Store:
         self._simple(f"make folder {folder or '/'}", lambda: self.home.make_folder(folder))
         self._saw_folder(folder)
 
+    def discard_drafts(self) -> None:
+        """Remove what interrupted calls of this process have left; only when no other call is under way."""
+        self._simple("tidy up", self._drafts.discard_ours)
+
     # Many at once: `home.parallel` calls are under way at a time; results in the order of the arguments;
     # the first error is raised after all calls have ended.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from urllib.parse import unquote
@@ -10,7 +9,7 @@ from urllib.parse import unquote
 from coppice.clock import Clock
 from coppice.store.effort import Retry
 from coppice.store.errors import StoreError
-from coppice.store.folder import FolderHome
+from coppice.store.folder import FolderHome, absolute_path
 from coppice.store.home import Home
 from coppice.store.memory import shared_memory_home
 from coppice.store.store import Store
@@ -66,16 +65,19 @@ def open_home(url: str, clock: Clock | None = None) -> Home:
         host, slash, path = rest.removeprefix("//").partition("/")
         if not rest.startswith("/") or host not in ("", "localhost") or not slash:
             raise StoreError(f"{url!r} names no folder of this machine; write file:///path or the plain path")
-        return FolderHome(unquote(f"/{path}"), clock)
+        folder = unquote(f"/{path}", errors="surrogateescape")  # a name need not be UTF-8
+        if "\0" in folder:
+            raise StoreError(f"{url!r} names no folder: no name can hold %00; leave it out")
+        return FolderHome(folder, clock)
     if "://" in url or (colon and scheme in ("hdfs", "http", "https")):
         raise StoreError(f"cannot open {url!r}: {scheme}: is no kind of store; give {ACCEPTED}")
     return FolderHome(url, clock)
 
 
 def absolute(url: str) -> str:
-    """The same place, whatever directory it is named from."""
+    """The same place, whatever directory it is named from. Raises `StoreError` if this one is gone."""
     if is_relative(url) and not url.startswith("memory:"):
-        return os.path.abspath(os.path.expanduser(url))
+        return absolute_path(url)
     return url
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from coppice.store import Store
+from coppice.store import TEMPORARY_FOLDER, Store, open_store
 from coppice.store.doctor import Finding, Verdict, diagnose
+from coppice.store.doctor.peer import Peer
+from coppice.store.folder import FolderHome
 from coppice.store.memory import MemoryHome
 from tests.support.broken_homes import DelayedHome, open_broken
 from tests.support.clocks import FakeClock
@@ -134,3 +138,80 @@ def test_a_storage_that_is_far_away_is_slow() -> None:
     findings = by_name(diagnose(lambda: Store(home, clock=clock), clock=clock))
     assert findings["touch a file"].verdict is Verdict.SLOW
     assert findings["list a folder"].verdict is Verdict.OK
+
+
+def test_folders_above_that_were_made_are_removed_too(tmp_path: Path) -> None:
+    (tmp_path / "was there").mkdir()
+    findings = diagnose(lambda: open_store(str(tmp_path / "was there" / "a" / "b" / "c")), rounds=1)
+    assert findings[0].verdict is Verdict.OK
+    assert list((tmp_path / "was there").iterdir()) == []
+
+
+def test_folders_above_that_somebody_has_used_meanwhile_stay(tmp_path: Path) -> None:
+    class RivalHome(FolderHome):
+        def touch(self, path: str) -> bool:
+            (tmp_path / "a" / "thesis.tex").write_text("years of work")
+            return super().touch(path)
+
+    diagnose(lambda: Store(RivalHome(tmp_path / "a" / "b" / "c")), rounds=1)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_doctor_that_is_interrupted_leaves_nothing(existed: bool, tmp_path: Path) -> None:
+    class InterruptedHome(FolderHome):
+        def put(self, path: str, data: bytes, durable: bool = False, parents: bool = True) -> bool:
+            super().put(path, data, durable, parents)
+            if data == b"second":  # of `creates a name only once`; what was put is not published yet
+                raise KeyboardInterrupt
+            return True
+
+    root = tmp_path / "work"
+    if existed:
+        root.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        diagnose(lambda: Store(InterruptedHome(root)), rounds=1)
+    assert list(tmp_path.rglob("*")) == ([root] if existed else [])
+
+
+def test_what_a_killed_doctor_leaves_is_in_coppices_own_folder(tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    class WatchedHome(FolderHome):
+        def touch(self, path: str) -> bool:
+            seen.update(entry.name for entry in self.list(""))
+            return super().touch(path)
+
+    diagnose(lambda: Store(WatchedHome(tmp_path)), rounds=1)
+    assert seen == {TEMPORARY_FOLDER}
+
+
+def test_a_run_that_clears_the_folder_meanwhile_does_not_make_it_unsafe() -> None:
+    clock = FakeClock()
+
+    class ClearedHome(MemoryHome):
+        def touch(self, path: str) -> bool:
+            self.delete_tree(TEMPORARY_FOLDER)
+            return super().touch(path)
+
+    home = ClearedHome("cleared", clock)
+    (finding,) = diagnose(lambda: Store(home, clock=clock), clock=clock, rounds=1)
+    assert finding.verdict is Verdict.ERROR
+    assert "try again" in finding.advice
+
+
+def test_the_second_process_is_ended_by_the_first_alone(tmp_path: Path) -> None:
+    """Ctrl-C goes to both, and would have it die with a traceback, its files left."""
+    opener = functools.partial(open_store, str(tmp_path))
+    with Peer(opener, in_thread=False) as peer:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(peer._process.pid, number)
+        assert peer.call("create", "a", b"1")
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            peer.race(interrupted, "create", "b", b"1")
+    assert not peer._process.is_alive()
+    assert (tmp_path / "b").exists()  # what it had begun it has done

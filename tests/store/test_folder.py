@@ -7,12 +7,24 @@ import os
 import resource
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from coppice.store import PermanentStoreError, Store, TransientStoreError, open_store
+from coppice.store import PermanentStoreError, Retry, Store, TransientStoreError, open_store
 from coppice.store.folder import FolderHome, explain_os_error
+
+
+def refusing(rmdir: Callable[..., None], refused: str, code: int) -> Callable[..., None]:
+    """`os.rmdir`, but it fails for the folder `refused`."""
+
+    def act(path: str, **more: int) -> None:
+        if path == refused:
+            raise OSError(code, os.strerror(code))
+        rmdir(path, **more)
+
+    return act
 
 
 def test_symbolic_links_lead_nowhere(tmp_path: Path) -> None:
@@ -45,7 +57,45 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     store.create("file", b"1")
     assert (tmp_path / "real" / "file").read_bytes() == b"1"
     assert store.delete_tree("")
-    assert not (tmp_path / "real").exists()
+    assert list((tmp_path / "link").iterdir()) == []  # neither the link nor what it leads to is ours
+    assert not store.list()
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS])
+def test_an_empty_root_that_may_not_go_stays(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount point, or a folder that somebody else made for us."""
+    monkeypatch.setattr(os, "rmdir", refusing(os.rmdir, str(tmp_path), code))
+    store = open_store(str(tmp_path), retry=Retry(patience_s=0.0))
+    store.create("folder/file", b"1")
+    assert store.delete_tree("")
+    assert list(tmp_path.iterdir()) == []
+    if code == errno.EBUSY:  # what is in it has to go
+        store.create("folder/file", b"1")
+        monkeypatch.setattr(os, "rmdir", refusing(os.rmdir, str(tmp_path / "folder"), code))
+        with pytest.raises(TransientStoreError):
+            store.delete_tree("")
+
+
+def test_what_is_written_into_a_root_as_it_goes_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmdir = os.rmdir
+
+    def too_late(path: str, **more: int) -> None:
+        (tmp_path / "next run").write_bytes(b"1")
+        rmdir(path, **more)
+
+    monkeypatch.setattr(os, "rmdir", too_late)
+    assert open_store(str(tmp_path), retry=Retry(patience_s=0.0)).delete_tree("")
+    assert (tmp_path / "next run").read_bytes() == b"1"
+
+
+def test_a_closing_slash_is_not_shown_twice(tmp_path: Path) -> None:
+    assert open_store("w32/").url == "w32"
+    assert open_store(f"file://{tmp_path}/").url == str(tmp_path)
+    assert open_store("/").url == "/"
 
 
 def test_links_to_a_name_that_is_moved_meanwhile_are_taken_back(

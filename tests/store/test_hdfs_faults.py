@@ -119,6 +119,37 @@ def test_what_ends_at_once_with_advice(refusal: Reply, advice: str) -> None:
         assert server.host in str(caught.value)
 
 
+@pytest.mark.parametrize("left", [(), ("a",)])
+def test_an_empty_root_that_may_not_go_stays(left: tuple[str, ...]) -> None:
+    def respond(request: Request) -> Reply:
+        return listing(*left) if request.operation == "LISTSTATUS" else refuses("AccessControlException")
+
+    with fake_server(respond) as server:
+        store, _ = store_on(server)
+        if not left:
+            assert store.delete_tree("")
+            store.home.remove_root()
+            return
+        with pytest.raises(PermanentStoreError, match="no permission"):
+            store.delete_tree("")
+
+
+def test_the_folders_above_the_root_are_removed_only_if_empty() -> None:
+    with fake_server(lambda request: refuses("PathIsNotEmptyDirectoryException")) as server:
+        above = HdfsHome(f"webhdfs://anna@{server.host}/a/b?httpfs=0").above()
+        assert above is not None
+        above.remove_root()
+        (request,) = server.requests
+        assert (request.method, request.path, request.query["recursive"]) == (
+            "DELETE",
+            "/webhdfs/v1/a",
+            "false",
+        )
+        top = above.above()
+        assert top is not None
+        assert top.above() is None
+
+
 def test_a_rename_that_is_cut_off_in_a_failover_is_still_ours() -> None:
     """The package's own failover would ask the second NameNode, and believe its "no such source"."""
     moved = threading.Event()

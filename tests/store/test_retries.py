@@ -244,3 +244,22 @@ def test_an_error_among_many_does_not_stop_the_others() -> None:
         with pytest.raises(StoreError, match="no permission"):
             store.delete_many(list("abcd"))
         assert len(store.list()) == 1
+
+
+def test_a_role_that_is_stopped_in_an_outage_does_not_say_that_it_is_over() -> None:
+    class Stop(Exception):
+        """What a role's clock raises when the role is asked to end."""
+
+    class StoppedClock(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            raise Stop
+
+    told: list[str | None] = []
+    clock = StoppedClock()
+    home = FailingHome(MemoryHome(clock=clock), scripted({("read", 1): Fault.BEFORE}))
+    with Store(home, clock=clock, on_trouble=told.append) as store:
+        with pytest.raises(Stop):
+            store.read("a")
+        assert len(told) == 1
+        store.read("a")
+        assert told[1:] == [None]

@@ -13,6 +13,7 @@ from coppice.store import Store, StoreError, open_store
 from coppice.store.folder import FolderHome
 from coppice.store.hdfs import HdfsHome
 from coppice.store.hdfs_address import HdfsAddress, parse_hdfs_url
+from coppice.store.urls import absolute
 
 
 def parse(url: str, **environ: str) -> HdfsAddress:
@@ -27,6 +28,24 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert store.url.endswith(("a b", "a%20b"))
         store.replace("file", url.encode())
         assert (tmp_path / "a b" / "file").read_bytes() == url.encode()
+
+
+def test_a_file_url_names_the_very_folder_that_python_meant(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9 #1")
+    open_store(folder.as_uri()).replace("file", b"1")
+    assert (folder / "file").read_bytes() == b"1"
+    with pytest.raises(StoreError, match="no name can hold %00"):
+        open_store("file:///tmp/a%00b")
+
+
+def test_a_current_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for act in (open_store, absolute):
+        with pytest.raises(StoreError, match=r"where work is: the current directory was removed"):
+            act("work")
+    assert open_store(str(tmp_path)).list() == []
 
 
 def test_memory_is_shared_by_name() -> None:
@@ -66,6 +85,7 @@ def test_one_namenode() -> None:
     assert address.path == "/shared/my work"
     assert (address.user, address.token, address.httpfs, address.api) == ("anna", None, False, "/webhdfs/v1")
     assert parse("webhdfs://nn:9870").path == ""
+    assert parse("webhdfs://nn/runs/run%232").path == "/runs/run#2"
     assert parse("swebhdfs://nn/x").servers == ("https://nn:9871",)
     assert parse("webhdfs://[::1]:50070/x").servers == ("http://[::1]:50070",)
 
@@ -107,6 +127,15 @@ def test_who_we_are() -> None:
         "webhdfs://nn/work?timeout_s=0",
         "webhdfs://nn/work?timeout_s=soon",
         "webhdfs://nn/work?unknown=1",
+        "webhdfs://nn/runs/run#2",
+        "webhdfs://nn/work#",
+        "webhdfs://nn/work?root=/a#b",
+        "webhdfs://nn/a%00b",
+        "webhdfs://nn/a%0Ab",
+        "webhdfs://nn/a\x7fb",
+        "webhdfs://bob%00@nn/work",
+        "webhdfs://nn/caf%E9",
+        "webhdfs://nn/caf\udce9",
     ],
 )
 def test_bad_hdfs_urls_are_refused_with_the_form(url: str) -> None:
@@ -115,7 +144,9 @@ def test_bad_hdfs_urls_are_refused_with_the_form(url: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["webhdfs://bob:sesame@nn/x", "webhdfs://nn/x?token=sesame"])
+@pytest.mark.parametrize(
+    "url", ["webhdfs://bob:sesame@nn/x", "webhdfs://bob:sesame%E9@nn/x#1", "webhdfs://nn/x?token=sesame"]
+)
 def test_secrets_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(StoreError) as caught:
         open_store(url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from coppice.clock import Clock, SystemClock
 from coppice.store.doctor.checks import CHECKS
@@ -15,11 +15,13 @@ from coppice.store.doctor.timing import measure
 from coppice.store.drafts import TEMPORARY_FOLDER
 from coppice.store.effort import Retry
 from coppice.store.errors import StoreError
+from coppice.store.home import Home
 from coppice.store.store import Store
 from coppice.store.urls import open_store
 
 _REACHED = "can be reached and written to"
 _URL_PATIENCE_S = 30.0
+_MARK = "mark"
 
 
 def diagnose(
@@ -39,7 +41,12 @@ def diagnose(
                 ward = Ward(store, peer, folder, clock or SystemClock(), rounds)
                 checked = [_examined(what, check, ward) for what, check in CHECKS.items()]
                 advice = "" if peer.is_process else "tried with two threads, as no second process can open it"
-                return [Finding(_REACHED, Verdict.OK, advice=advice), *checked, *measure(ward)]
+                findings = [Finding(_REACHED, Verdict.OK, advice=advice), *checked, *measure(ward)]
+            if store.stat(f"{folder}/{_MARK}") is None:
+                raise StoreError(
+                    f"{store.url}: a run that began or ended here removed the doctor's files; try again"
+                )
+            return findings
     except StoreError as error:
         return [Finding(_REACHED, Verdict.ERROR, advice=str(error))]
 
@@ -50,18 +57,34 @@ def _open_url(url: str) -> Store:
 
 @contextmanager
 def _scratch(store: Store) -> Iterator[str]:
-    """A folder of our own; afterwards the store is as it was."""
+    """A folder of our own, where Coppice removes what was left behind; afterwards the store is as it was."""
     before = None if store.stat("") is None else {entry.name for entry in store.list()}
-    folder = f"doctor-{secrets.token_hex(4)}"
+    above = _missing_above(store) if before is None else []
+    folder = f"{TEMPORARY_FOLDER}/doctor-{secrets.token_hex(4)}"
     try:
         store.make_folder(folder)
+        store.replace(f"{folder}/{_MARK}", b"")
         yield folder
     finally:
         store.delete_tree(folder)
+        store.discard_drafts()
         if before is None or TEMPORARY_FOLDER not in before:
             _remove_if_empty(store, TEMPORARY_FOLDER)
         if before is None and not store.list():
             store.delete_tree("")
+            for each in above:
+                with suppress(StoreError):  # no reason to call the store bad
+                    each.remove_root()
+
+
+def _missing_above(store: Store) -> list[Home]:
+    """The folders above the root that are not there yet, the nearest first."""
+    missing = []
+    above = store.home.above()
+    while above is not None and above.stat("") is None:
+        missing.append(above)
+        above = above.above()
+    return missing
 
 
 def _remove_if_empty(store: Store, folder: str) -> None:

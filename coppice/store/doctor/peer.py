@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -28,25 +30,21 @@ class Peer:
     """
 
     def __init__(self, open_it: Callable[[], Store], in_thread: bool) -> None:
-        self._connection, theirs = multiprocessing.Pipe()
+        self._connection, self._theirs = multiprocessing.Pipe()
         self._process: Any = None
-        if not in_thread:
-            # Spawned, not forked: a fork would share connections and locks with us.
-            process = multiprocessing.get_context("spawn").Process(
-                target=_serve, args=(theirs, open_it), daemon=True
-            )
-            try:
-                process.start()
-                self._process = process
-            except (pickle.PicklingError, AttributeError, TypeError):  # cannot be sent: a lambda
-                pass
-        self.is_process = self._process is not None
-        if self._process is None:
-            self._process = threading.Thread(target=_serve, args=(theirs, open_it), daemon=True)
-            self._process.start()
-        else:
-            theirs.close()  # so that we hear if the process dies
-        self._answer(_START_PATIENCE_S)
+        try:
+            if not in_thread:
+                self._start_process(open_it)
+            self.is_process = self._process is not None
+            if self._process is None:
+                self._process = threading.Thread(target=_serve, args=(self._theirs, open_it), daemon=True)
+                self._process.start()
+            else:
+                self._theirs.close()  # so that we hear if the process dies
+            self._answer(_START_PATIENCE_S)
+        except BaseException:
+            self._end()
+            raise
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Do it over there; the result."""
@@ -74,9 +72,10 @@ class Peer:
         _wait_until(at_s)
         try:
             mine = ours()
-        finally:
-            theirs = self.end()
-        return mine, theirs
+        except StoreError:
+            self.end()
+            raise
+        return mine, self.end()
 
     def __enter__(self) -> Peer:
         return self
@@ -84,10 +83,37 @@ class Peer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _start_process(self, open_it: Callable[[], Store]) -> None:
+        # Spawned, not forked: a fork would share connections and locks with us.
+        process = multiprocessing.get_context("spawn").Process(
+            target=_serve, args=(self._theirs, open_it), daemon=True
+        )
+        # It inherits what is blocked, and so never hears a Ctrl-C or SIGTERM that goes to all processes here:
+        # killed at its work it would leave files. The tracker comes first, since its start ends the blocking.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            process.start()
+            self._process = process
+        except (pickle.PicklingError, AttributeError, TypeError):  # cannot be sent: a lambda
+            pass
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _end(self) -> None:
         self._connection.close()  # which ends it
+        if self._process is None:
+            return
+        if isinstance(self._process, threading.Thread):
+            self._process.join(5)
+            return
+        self._theirs.close()
         self._process.join(5)
-        if self.is_process and self._process.is_alive():
+        if self._process.is_alive():
             self._process.kill()
+            self._process.join()
 
     def _answer(self, patience_s: float) -> Any:
         try:
