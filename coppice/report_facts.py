@@ -11,7 +11,7 @@ import numpy as np
 from coppice.pruning.contract import Float64s
 from coppice.roles import outer
 from coppice.roles.context import read_failure, read_record
-from coppice.roles.history import SearchHistory, read_histories
+from coppice.roles.history import SearchHistory, check_layers, left_out, read_histories
 from coppice.roles.result import RESULT, Result
 from coppice.roles.rounds import REPORT, checked, read_rounds
 from coppice.roles.searcher import read_progress
@@ -19,7 +19,7 @@ from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Store
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
-from coppice.work.contents import Report, RunRecord, json_from_bytes, vector_from_bytes
+from coppice.work.contents import Report, RunRecord, accuracy_from_bytes, json_from_bytes
 from coppice.work.errors import BadContent
 from coppice.work.limits import MAX_RESULT_BYTES, MAX_TEXT_BYTES, read_limited
 
@@ -55,7 +55,9 @@ class Facts:
     """Why the run failed, where it did."""
     rounds: list[Report]
     histories: list[SearchHistory]
-    """The last one may still be under way."""
+    """Those whose record is there; the last one may still be under way."""
+    left_out: list[str]
+    """Records of searches that are missing."""
     under_way: int | None
     """The search that is."""
     layers: list[LayerFacts]
@@ -86,14 +88,14 @@ def read_facts(store: Store) -> Facts:
     run = parse_run_file(record.run_file, names.RUN)
     rounds = [checked(REPORT, each, names.round_record(i + 1)) for i, each in enumerate(read_rounds(store))]
     histories = read_histories(store)
-    current = _search_under_way(store, done=len(histories))
+    current = _search_under_way(store, histories)
     result = _result(store, record.run_id)
     seconds, state = _outer_checkpoint(store)
     accuracy = read_limited(store, names.ACCURACY, MAX_TEXT_BYTES)
+    last = rounds[-1] if rounds else None
     if result is not None:
         total: int | None = result.parameters_total
     else:
-        last = rounds[-1] if rounds else None
         total = round(min(1e15, last.compression * last.parameters_remaining)) if last else None
     return Facts(
         record=record,
@@ -101,12 +103,13 @@ def read_facts(store: Store) -> Facts:
         reason=record.reason or read_failure(store),
         rounds=rounds,
         histories=[*histories, *([current] if current else [])],
+        left_out=left_out(histories, _searches(result, last, current)),
         under_way=current.search if current else None,
         layers=_layers_so_far(state)
         if result is None
         else [LayerFacts(each.name, each.shape, each.remaining, each.crate) for each in result.layers],
         result=result,
-        reference=None if accuracy is None else float(vector_from_bytes(accuracy, names.ACCURACY, 1)[0]),
+        reference=None if accuracy is None else accuracy_from_bytes(accuracy, names.ACCURACY),
         parameters_total=total,
         seconds=seconds if result is None else result.seconds,
     )
@@ -120,15 +123,27 @@ def _result(store: Store, run_id: str) -> Result | None:
     return result if result.run_id == run_id else None
 
 
-def _search_under_way(store: Store, done: int) -> SearchHistory | None:
-    """What the searcher has told of a search that is not over."""
+def _search_under_way(store: Store, histories: list[SearchHistory]) -> SearchHistory | None:
+    """What the searcher has told of a search that is not over, nor among the finished `histories`."""
     parts = Checkpoints(store, names.NCS, lambda line: None).load() or {}
     try:
-        search = read_progress(parts).search
+        progress = read_progress(parts)
         data = parts["history.zip"]
     except (KeyError, BadContent):
         return None  # none yet, or of another version
-    return SearchHistory.from_bytes(data, names.NCS, search) if search == done + 1 else None
+    last = histories[-1] if histories else None
+    if progress.over or (last is not None and progress.search <= last.search):
+        return None
+    history = SearchHistory.from_bytes(data, names.NCS, progress.search)
+    check_layers(history, last.layers if last is not None else None, names.NCS)
+    return history
+
+
+def _searches(result: Result | None, last: Report | None, current: SearchHistory | None) -> int:
+    """How many searches are known to be over, whether or not their records are there."""
+    if result is not None:
+        return result.searches
+    return max(last.searches if last else 0, current.search - 1 if current else 0)
 
 
 # Layers

@@ -30,7 +30,7 @@ def page(facts: Facts) -> str:
         state=_text(_STATES[facts.record.state]),
         state_class=_text(facts.record.state),
         about=_text(_about(facts)),
-        notice=_notice(facts),
+        notice=_notice(facts) + _left_out(facts),
         headline=_headline(facts),
         cards="".join(_cards(facts)),
         sections="".join(_sections(facts)),
@@ -60,12 +60,22 @@ def _notice(facts: Facts) -> str:
     if facts.under_way is not None:
         where += f", search {facts.under_way} under way"
     if facts.record.state == "failed" or facts.reason:
-        return (
-            f'<p class="notice bad"><b>This run failed:</b> {_text(facts.reason or "")} ({_text(where)}).</p>'
-        )
+        why = facts.reason or "nothing says why"
+        return f'<p class="notice bad"><b>This run failed:</b> {_text(why)} ({_text(where)}).</p>'
     return (
         f'<p class="notice"><b>This run is not finished:</b> {_text(where)}. The page shows what its work '
         "folder said when it was written; the test set is read once, at the end.</p>"
+    )
+
+
+def _left_out(facts: Facts) -> str:
+    """Which searches no number or figure of the page knows of."""
+    if not facts.left_out:
+        return ""
+    which = ", ".join(facts.left_out)
+    return (
+        f'<p class="notice bad"><b>Missing:</b> {_text(which)}. What was scored in those searches is in no '
+        "number or figure of this page.</p>"
     )
 
 

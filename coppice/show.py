@@ -61,6 +61,8 @@ def result_lines(result: dict[str, Any], url: str) -> list[str]:
         f"search       {result['searches']} searches, {result['evaluations']:,} evaluations by "
         f"{result['evaluators']} evaluators, {result['seconds']:.0f} s",
     ]
+    lost = [plain(each).plain for each in result.get("left_out", ())]
+    lines += [f"left out     {each}: missing or damaged; history.csv is without it" for each in lost]
     export = result.get("export") or {}
     sizes, notes = export.get("size_bytes", {}), [plain(note).plain for note in export.get("notes", ())]
     if "model.safetensors" in sizes and "dense" in sizes:

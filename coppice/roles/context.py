@@ -195,10 +195,9 @@ class Board:
         """Whether the last `look` saw such a file."""
         return name in self._listing
 
-    def size(self, name: str) -> int | None:
-        """How many bytes the last `look` saw in a file; None where it saw none."""
-        entry = self._listing.get(name)
-        return None if entry is None else entry.size
+    def entry(self, name: str) -> Entry | None:
+        """How the last `look` saw a file listed; None where it saw none."""
+        return self._listing.get(name)
 
     def sees(self, name: str) -> bool:
         """Whether there is such a file, looking again where the last `look` saw none."""
@@ -278,7 +277,10 @@ def read_failure(store: Store) -> str | None:
         data = read_limited(store, names.FAILED, MAX_TEXT_BYTES)
     except BadContent as error:
         return str(error)
-    return None if data is None else data.decode("utf-8", "replace").strip().split("\n")[0][:_MAX_REASON]
+    if data is None:
+        return None
+    first = data.decode("utf-8", "replace").strip().split("\n")[0]
+    return first[:_MAX_REASON] or f"{names.FAILED} is empty"
 
 
 def declare_failure(store: Store, role: str, reason: str) -> None:

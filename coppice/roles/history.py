@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain, count, pairwise
 
 import numpy as np
 
@@ -89,15 +91,61 @@ class SearchHistory:
         )
 
 
-def read_histories(store: Store) -> list[SearchHistory]:
-    """All finished searches, in order."""
+def _refuse(error: BadContent) -> None:
+    raise error
+
+
+def read_histories(
+    store: Store, layers: int | None = None, damaged: Callable[[BadContent], None] = _refuse
+) -> list[SearchHistory]:
+    """All finished searches whose record is there, in order; `left_out` says which are not.
+
+    All must be of `layers` layers, None: of as many as the first. What is damaged goes to `damaged`, which
+    raises it unless told otherwise. A listing that is out of date hides none: what may follow the last one
+    listed is asked for by name.
+    """
+    listed = sorted({names.parse_history(entry.name) or 0 for entry in store.list(names.HISTORY)} - {0})
+    last = listed[-1] if listed else 0
     histories: list[SearchHistory] = []
-    while True:
-        path = names.history(len(histories) + 1)
-        data = read_limited(store, path, MAX_HISTORY_BYTES)
-        if data is None:
-            return histories
-        histories.append(SearchHistory.from_bytes(data, path, len(histories) + 1))
+    for search in chain(listed, count(last + 1)):
+        try:
+            found = _read_history(store, search, layers)
+        except BadContent as error:
+            damaged(error)
+            continue
+        if found is not None:
+            histories.append(found)
+            layers = found.layers
+        elif search > last:
+            break
+    return histories
+
+
+def _read_history(store: Store, search: int, layers: int | None) -> SearchHistory | None:
+    path = names.history(search)
+    data = read_limited(store, path, MAX_HISTORY_BYTES)
+    if data is None:
+        return None
+    found = SearchHistory.from_bytes(data, path, search)
+    check_layers(found, layers, path)
+    return found
+
+
+def check_layers(history: SearchHistory, layers: int | None, name: str) -> None:
+    """Raises `BadContent` where a search is not of `layers` layers; None: of any number."""
+    if layers is not None and history.layers != layers:
+        raise BadContent(f"{name}: expected solutions of {layers} layers, found {history.layers}")
+
+
+def left_out(histories: list[SearchHistory], searches: int) -> list[str]:
+    """Which searches have no record among `histories`, of `searches` or as many as the last one says: a file
+    each, or a range."""
+    there = [0, *(history.search for history in histories)]
+    there.append(max(searches, there[-1]) + 1)
+    gaps = [(before + 1, after - 1) for before, after in pairwise(there) if after - before > 1]
+    return [
+        names.history(first) + (f" to {names.history(last)}" if last > first else "") for first, last in gaps
+    ]
 
 
 def history_csv(histories: list[SearchHistory], layers: list[str]) -> bytes:

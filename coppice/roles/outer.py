@@ -22,7 +22,7 @@ from coppice.roles.rounds import REPORT, Count, checked, read_rounds
 from coppice.roles.telling import Telling, telling
 from coppice.runfile import RunFile
 from coppice.status import StatusSettings
-from coppice.store import StoreError, TooLarge
+from coppice.store import Entry, StoreError, TooLarge
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
 from coppice.work.contents import (
@@ -107,8 +107,9 @@ class _Outer:
         self.board = Board(context, run_id)
         self.checkpoints = Checkpoints(context.store, names.OUTER, context.say)
         self.progress = Progress()
-        self.sizes: dict[str, int] = {}
-        """What evaluators judge by, name to bytes, as it was published."""
+        self.published: dict[str, int | Entry | None] = {}
+        """What evaluators judge by: how each file was listed when it was last right; before that, how many
+        bytes were published, or None where they are to be read again."""
         self.save_now = Every(context.clock, CHECKPOINT_S)
         self.clock_at = context.clock.monotonic()
 
@@ -192,7 +193,7 @@ class _Outer:
 
     def publish(self, name: str, data: bytes) -> None:
         """Publish what evaluators judge by, unless the very same stands there from before a restart."""
-        self.sizes[name] = len(data)
+        self.published[name] = len(data)
         if not self.store.create(name, data) and self._read(name, len(data)) != data:
             self.store.replace(name, data)
 
@@ -203,14 +204,21 @@ class _Outer:
             return None
 
     def keep_reference(self, weights: str) -> None:
-        """Publish again what somebody removed or damaged of that, as of the last look."""
-        for name, size in self.sizes.items():
-            if self.board.size(name) != size:
+        """Publish again what somebody removed or damaged of that, as of the last look.
+
+        These files may be large: one is read only where it is listed otherwise than when it was last right.
+        """
+        for name, right in self.published.items():
+            entry = self.board.entry(name)
+            if entry is not None and right in (entry, entry.size):
+                self.published[name] = entry
+                continue
+            data = self.pruner.weights() if name == weights else array_to_bytes(self.samples()[name])
+            if entry is None or self._read(name, len(data)) != data:
                 self.context.say(f"{name} is damaged or gone; publishing it again")
-                if name == weights:
-                    self.store.replace(name, self.pruner.weights())
-                else:
-                    self.store.replace(name, array_to_bytes(self.samples()[name]))
+                self.store.replace(name, data)
+                entry = None  # what the next look lists may be this or worse: it is read
+            self.published[name] = entry
 
     # Rounds
 
@@ -287,7 +295,7 @@ class _Outer:
         order = NcsStart(
             self.run_id, number, tuple(float(c) for c in start), tuple(bool(s) for s in searched)
         )
-        self.sizes.pop(names.weights(number - 1), None)
+        self.published.pop(names.weights(number - 1), None)
         self.publish(names.weights(number), self.pruner.weights())
         self._drop_weights(before=number)
         crates, fitness = self._found_before(number, len(start)) or self._wait_for_crates(order, len(start))
@@ -340,7 +348,7 @@ class _Outer:
         self.board.ensure(names.NCS_START, NcsStart(self.run_id, self.progress.searches + 1, None))
         outcome = self.pruner.finish(self.tick)
         seconds = self.progress.seconds + self.context.clock.monotonic() - self.clock_at
-        write_result(
+        lost = write_result(
             self.store,
             run_id=self.run_id,
             run=self.run,
@@ -349,6 +357,8 @@ class _Outer:
             searches=self.progress.searches,
             seconds=seconds,
         )
+        for line in lost:
+            self.context.say(line)
         self.context.say(
             f"result: {outcome.measure.compression:.1f}x, test accuracy {outcome.pruned_accuracy:.4f} "
             f"(reference {outcome.reference_accuracy:.4f})"

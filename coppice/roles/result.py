@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from coppice.pruning.contract import ExportReport, Layer, Outcome
-from coppice.roles.history import history_csv, read_histories
+from coppice.roles.history import history_csv, left_out, read_histories
 from coppice.roles.rounds import Count, read_rounds
 from coppice.runfile import RunFile
 from coppice.store import Store
@@ -50,6 +50,8 @@ class Result:
     seconds: Amount
     export: ExportReport | None = None
     """None in what older versions wrote."""
+    left_out: tuple[str, ...] = ()
+    """Records of searches that were missing or damaged: history.csv and `evaluations` are without them."""
 
 
 RESULT = TypeAdapter(Result)
@@ -64,13 +66,17 @@ def write_result(
     outcome: Outcome,
     searches: int,
     seconds: float,
-) -> None:
+) -> list[str]:
     """Write model.safetensors, crates.npy, history.csv and the export, and result.json last: where that is,
-    all is.
+    all is. Returns lines that say what is missing in them: no result is lost because a search's record is.
 
     Written again after a crash, with the same content but for what was measured: `seconds` and `export`.
     """
-    histories = read_histories(store)
+    said: list[str] = []
+    found = read_histories(store, len(layers), lambda error: said.append(str(error)))
+    histories = [history for history in found if history.search <= searches]
+    lost = left_out(histories, searches)
+    said += [f"{each}: missing or damaged; history.csv and the evaluations are without it" for each in lost]
     workers = {worker for history in histories for worker in history.workers if worker}
     rounds = read_rounds(store)
     measure = outcome.measure
@@ -96,6 +102,7 @@ def write_result(
         "evaluators": len(workers),
         "seconds": round(seconds, 3),
         "export": None if outcome.export is None else asdict(outcome.export.report),
+        "left_out": lost,
         "round_history": rounds,
     }
     store.replace(names.RESULT_MODEL, outcome.model, durable=True)
@@ -106,3 +113,4 @@ def write_result(
     for name, content in sorted(outcome.export.files.items()) if outcome.export else ():
         store.replace(names.exported(name), content, durable=True)
     store.replace(names.RESULT_JSON, json_to_bytes(result), durable=True)
+    return said

@@ -35,6 +35,8 @@ _MAX_DEPTH = 60
 """Of JSON and YAML: Python gives up at some hundreds, at another number in every place."""
 _MAX_DIGITS = 300
 """Of a whole number in JSON: every such number can be made a float and written out."""
+MOST_TIMES = 1e15
+"""No network is as many times smaller: every whole number in a sentinel is less."""
 _MAX_DIMENSION = 2**48
 _MAX_DIMENSIONS = 32
 """What every numpy can hold."""
@@ -125,6 +127,14 @@ def vector_from_bytes(data: bytes, name: str, length: int | None = None) -> Floa
     if not np.isfinite(array).all():
         raise BadContent(f"{name}: holds NaN or infinity")
     return array
+
+
+def accuracy_from_bytes(data: bytes, name: str) -> float:
+    """A file that holds one accuracy, from 0 to 1; raises `BadContent`."""
+    accuracy = float(vector_from_bytes(data, name, 1)[0])
+    if not 0 <= accuracy <= 1:
+        raise BadContent(f"{name}: expected an accuracy from 0 to 1, found {accuracy:g}")
+    return accuracy
 
 
 def matrix_from_bytes(data: bytes, name: str) -> Float64s:
@@ -304,8 +314,13 @@ class _Pairs:
             raise BadContent(f"{self._name}: {key}: expected True or False, found {text[:40]!r}")
         return text == "True"
 
-    def number(self, key: str) -> float:
-        return _number(self.text(key), self._name, key)
+    def number(self, key: str, least: float = -math.inf, most: float = math.inf) -> float:
+        value = _number(self.text(key), self._name, key)
+        if not least <= value <= most:
+            raise BadContent(
+                f"{self._name}: {key}: expected a number from {least:g} to {most:g}, found {value:g}"
+            )
+        return value
 
 
 def _integer(text: str, name: str, what: str) -> int:
@@ -384,10 +399,10 @@ class Report:
             iteration=pairs.integer("iteration"),
             searches=pairs.integer("searches"),
             parameters_remaining=pairs.integer("parameters_remaining"),
-            compression=pairs.number("compression"),
-            accuracy=pairs.number("accuracy"),
+            compression=pairs.number("compression", 1, MOST_TIMES),
+            accuracy=pairs.number("accuracy", 0, 1),
             feasible=pairs.boolean("feasible"),
-            best_compression=pairs.number("best_compression"),
+            best_compression=pairs.number("best_compression", 1, MOST_TIMES),
             loss=None if pairs.text("loss") == "None" else pairs.number("loss"),
         )
 

@@ -67,6 +67,7 @@ _TOKEN = re.compile(
     re.ASCII,
 )
 _ROUND = re.compile(r"round_(?P<number>\d{4,9})\.json", re.ASCII)
+_HISTORY = re.compile(r"search_(?P<number>\d{4,9})\.zip", re.ASCII)
 _WEIGHTS = re.compile(r"weights_s(?P<search>\d{4,9})\.safetensors", re.ASCII)
 
 
@@ -260,6 +261,13 @@ def parse_round(name: str) -> int | None:
     """The number of a round's record, from the last part of its path; None for other names."""
     match = _ROUND.fullmatch(name)
     known = match is not None and round_record(int(match["number"])) == f"{ROUNDS}/{name}"
+    return int(match["number"]) if match and known else None
+
+
+def parse_history(name: str) -> int | None:
+    """The number of a search's record, from the last part of its path; None for other names."""
+    match = _HISTORY.fullmatch(name)
+    known = match is not None and history(int(match["number"])) == f"{HISTORY}/{name}"
     return int(match["number"]) if match and known else None
 
 

@@ -55,6 +55,17 @@ def test_what_stands_of_a_finished_run_is_left_as_it_was(opened: Callable[[], St
     assert opened().read(names.RUN) == before
 
 
+@pytest.mark.parametrize("content", [b"", b" \n\n"])
+def test_a_failure_without_words_is_told_in_words(opened: Callable[[], Store], content: bytes) -> None:
+    start_master(opened)
+    opened().replace(names.FAILED, content)
+    with pytest.raises(RunFailed, match=r"^failed\.txt is empty$"):
+        master(context(opened), small_run())
+    record = read_record(opened())
+    assert record is not None
+    assert (record.state, record.reason) == ("failed", "failed.txt is empty")
+
+
 # What a folder has lost
 
 

@@ -304,7 +304,7 @@ def test_kerberos_without_its_packages_says_what_to_install() -> None:
     try:
         import requests_kerberos  # noqa: F401
     except ImportError:
-        with pytest.raises(PermanentStoreError, match=r"pip install 'coppice\[kerberos\]'"):
+        with pytest.raises(PermanentStoreError, match="pip install requests-kerberos"):
             open_store("webhdfs://nn/work?auth=kerberos")
     else:
         home = open_store("webhdfs://nn/work?auth=kerberos").home

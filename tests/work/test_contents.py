@@ -38,6 +38,7 @@ COUNTS = st.integers(0, 10**15 - 1)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 LINES = st.text(st.characters(codec="ascii", min_codepoint=32), max_size=40)
 
+TIMES = st.floats(1, 1e15)
 NEW_ITRS = st.builds(NewItr, RUNS, COUNTS, st.none() | COUNTS)
 REPORTS = st.builds(
     Report,
@@ -47,10 +48,10 @@ REPORTS = st.builds(
     iteration=COUNTS,
     searches=COUNTS,
     parameters_remaining=COUNTS,
-    compression=FINITE,
-    accuracy=FINITE,
+    compression=TIMES,
+    accuracy=st.floats(0, 1),
     feasible=st.booleans(),
-    best_compression=FINITE,
+    best_compression=TIMES,
     loss=st.none() | FINITE,
 )
 EXITS = st.builds(NcsStart, RUNS, COUNTS, st.none())

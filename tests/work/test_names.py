@@ -82,10 +82,11 @@ def test_a_score_from_numpy_has_the_same_name_as_from_python(value: float) -> No
 
 @quick
 @given(NUMBERS)
-def test_weights_and_rounds_go_there_and_back(number: int) -> None:
+def test_weights_rounds_and_histories_go_there_and_back(number: int) -> None:
     assert names.parse_weights(names.weights(number)) == number
     assert names.is_own(names.weights(number))
     assert names.parse_round(last(names.round_record(number))) == number
+    assert names.parse_history(last(names.history(number))) == number
 
 
 @quick
@@ -190,6 +191,7 @@ def test_any_text_is_taken_or_left_but_never_an_error(name: str) -> None:
         names.parse_generation,
         names.parse_weights,
         names.parse_round,
+        names.parse_history,
     ):
         parse(name)
     names.is_own(name)
@@ -228,3 +230,5 @@ def test_the_listings_in_the_documentation_are_of_files_that_we_know() -> None:
             assert name == names.SOLUTIONS or names.parse_token(name) is not None, path
         if top == names.ROUNDS and rest:
             assert names.parse_round(rest) is not None, path
+        if top == names.HISTORY and rest:
+            assert names.parse_history(rest) is not None, path
