@@ -16,7 +16,7 @@ from coppice.roles.views import Views
 from coppice.runfile import RunFile
 from coppice.store import StoreError
 from coppice.work import names
-from coppice.work.contents import array_from_bytes, vector_from_bytes
+from coppice.work.contents import accuracy_from_bytes, array_from_bytes
 from coppice.work.errors import BadContent
 from coppice.work.generation import (
     Claim,
@@ -316,10 +316,7 @@ class _Evaluator:
             raise BadContent(
                 f"{names.LABELS}: expected {len(x)} int64 labels, found {y.dtype} of shape {y.shape}"
             )
-        reference = float(vector_from_bytes(accuracy, names.ACCURACY, 1)[0])
-        if not 0 <= reference <= 1:
-            raise BadContent(f"{names.ACCURACY}: expected an accuracy from 0 to 1, found {reference}")
-        return x, y, reference
+        return x, y, accuracy_from_bytes(accuracy, names.ACCURACY)
 
     # Other evaluators' claims
 
