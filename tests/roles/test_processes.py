@@ -201,6 +201,7 @@ def test_ctrl_c_while_everything_is_loaded_shows_no_stack(tmp_path: Path) -> Non
         while not any("forkserver" in command for command in descendants(process.pid).values()):
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
+        time.sleep(0.5)  # what roles are forked from is importing
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 130
