@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,11 +99,26 @@ ThreadsOption = Annotated[
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one line and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a file's name need be no text
     try:
         app(args=arguments, prog_name="coppice")
     except CoppiceError as error:
         print(f"coppice: {error}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        _drop_what_nobody_takes()
+
+
+def _drop_what_nobody_takes() -> None:
+    """What a full disk did not take of stderr would be written at the very end, and fail there: then the exit
+    status would no longer say how the work ended."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def work_of(work: str | None, run: RunFile | None = None) -> str:
@@ -110,6 +127,10 @@ def work_of(work: str | None, run: RunFile | None = None) -> str:
     if not chosen:
         raise CoppiceError(
             "no work folder: give --work URL, set COPPICE_WORK, or write 'work:' into the run file"
+        )
+    if chosen.startswith("memory:"):
+        raise CoppiceError(
+            f"{chosen}: no work folder that another process can see; give a folder or webhdfs://host:9870/path"
         )
     return chosen
 
@@ -273,8 +294,10 @@ def status(
     from coppice.roles.status_view import status_view, watch_status
     from coppice.store import open_store, tell_trouble
 
+    if watch and as_json:
+        raise CoppiceError("give --watch or --json, not both")
     with _closing(open_store(work, on_trouble=tell_trouble)) as store:
-        if watch and not as_json:
+        if watch:
             watch_status(store, Console())
         elif as_json:
             print(json.dumps(read_status(store).to_json()))
@@ -414,11 +437,13 @@ def clean(work: WorkArgument) -> None:
     Example: `coppice clean work/digits`
     """
     from coppice.roles.clearing import clean as remove
+    from coppice.show import plain
 
     with _role("clean", work) as context:
         left = remove(context)
         if left:
-            print(f"{context.store.url}: left {', '.join(left)}, which are not Coppice's")
+            names = plain(", ".join(left)).plain
+            print(f"{context.store.url}: left {names}, which are not Coppice's")
         else:
             print(f"{context.store.url}: removed")
 

@@ -37,7 +37,7 @@ def facts_table(rows: list[tuple[str, RenderableType]]) -> Table:
 
 def result_table(result: dict[str, Any]) -> Table:
     """The layers of a finished run."""
-    table = Table(title=f"{result['name']}: {result['compression']:.1f}x", box=box.SIMPLE_HEAD)
+    table = Table(title=plain(f"{result['name']}: {result['compression']:.1f}x"), box=box.SIMPLE_HEAD)
     table.add_column("layer")
     for title in ("weights", "kept", "fraction", "crate"):
         table.add_column(title, justify="right")
@@ -58,8 +58,9 @@ def result_lines(result: dict[str, Any], url: str) -> list[str]:
         f"{result['compression']:.1f}x smaller",
         f"test set     {result['pruned_accuracy']:.2%} accuracy, "
         f"the dense network {result['reference_accuracy']:.2%}",
-        f"search       {result['searches']} searches, {result['evaluations']:,} evaluations by "
-        f"{result['evaluators']} evaluators, {result['seconds']:.0f} s",
+        f"search       {_count(result['searches'], 'search', 'searches')}, "
+        f"{_count(result['evaluations'], 'evaluation', 'evaluations')} by "
+        f"{_count(result['evaluators'], 'evaluator', 'evaluators')}, {result['seconds']:.0f} s",
     ]
     lost = [plain(each).plain for each in result.get("left_out", ())]
     lines += [f"left out     {each}: missing or damaged; history.csv is without it" for each in lost]
@@ -75,6 +76,10 @@ def result_lines(result: dict[str, Any], url: str) -> list[str]:
     else:
         lines += [f"file         {note}" for note in notes]
     return [*lines, f"results      {url}/{names.RESULT}/"]
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def size_text(size: float) -> str:
@@ -178,7 +183,7 @@ def findings_table(findings: list[Finding]) -> Table:
     for finding in findings:
         verdict = Text(finding.verdict.value, style=_VERDICT_STYLES[finding.verdict.value])
         figures = ", ".join(f"{_figure(name, value)}" for name, value in finding.figures.items())
-        table.add_row(finding.what, verdict, figures, finding.advice)
+        table.add_row(plain(finding.what), verdict, figures, plain(finding.advice))
     return table
 
 

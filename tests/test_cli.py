@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import typer.main
 
 from coppice import __version__
+from coppice.__main__ import main as program
 from coppice.cli import app, main, script, work_of
 from coppice.errors import CoppiceError
 from coppice.runfile import RunFile
@@ -236,6 +238,17 @@ def test_no_work_folder_named(arguments: tuple[str, ...], tmp_path: Path, coppic
     assert line.startswith("coppice: no work folder: give --work URL, set COPPICE_WORK, or write 'work:'")
 
 
+def test_no_role_starts_on_a_store_that_no_other_could_see() -> None:
+    with pytest.raises(CoppiceError, match=r"^memory:mine: no work folder that another"):
+        work_of("memory:mine")
+
+
+def test_status_is_watched_or_json(tmp_path: Path, coppice: Coppice) -> None:
+    put_run(tmp_path)
+    line = coppice("status", tmp_path, "--watch", "--json").complaint()
+    assert line == "coppice: give --watch or --json, not both"
+
+
 BAD_URLS = [
     "hdfs://namenode:9000/work",
     "http://namenode:9870/work",
@@ -296,11 +309,10 @@ def test_a_master_leaves_another_run_alone(tmp_path: Path, coppice: Coppice) -> 
     assert files_of(work) == before
 
 
-def test_a_living_run_is_not_cleaned(tmp_path: Path, coppice: Coppice) -> None:
+def put_living_role(work: Path) -> str:
+    """This process as a role; how it is named."""
     from coppice.work.presence import Identity
 
-    work = tmp_path / "work"
-    put_run(work)
     me = Identity.of_this_process()
     (work / names.ROLES).mkdir()
     content = {
@@ -312,10 +324,34 @@ def test_a_living_run_is_not_cleaned(tmp_path: Path, coppice: Coppice) -> None:
         "birth": me.birth,
     }
     (work / names.ROLES / "ncs_0001.json").write_text(json.dumps(content))
+    return f"ncs (process {me.pid} on {me.host})"
+
+
+def test_a_living_run_is_not_cleaned(tmp_path: Path, coppice: Coppice) -> None:
+    work = tmp_path / "work"
+    put_run(work)
+    role = put_living_role(work)
     before = files_of(work)
     line = coppice("clean", work).complaint()
-    assert f"a run is alive here: ncs (process {me.pid} on {me.host}); stop it first" in line
+    assert f"a run is alive here: {role}; stop it first" in line
     assert files_of(work) == before
+
+
+def test_a_simulation_that_is_refused_leaves_no_folder_of_logs(
+    tmp_path: Path, coppice: Coppice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("coppice.roles.simulate.start_server", lambda: None)
+    work, temporary = tmp_path / "work", tmp_path / "temporary"
+    put_run(work)
+    role = put_living_role(work)
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    run_file = put_run_file(tmp_path)
+    assert "no kind of store" in coppice("simulate", run_file, "--work", "http://x").complaint()
+    line = coppice("simulate", run_file, "--work", work, "--fresh").complaint()
+    assert f"a run is alive here: {role}" in line
+    assert files_of(temporary) == []
 
 
 # What goes well
@@ -356,9 +392,8 @@ def test_which_work_folder_goes_first() -> None:
         work_of(None, None)
 
 
-def test_a_finished_run_is_stated_again_reported_and_cleaned(tmp_path: Path, coppice: Coppice) -> None:
-    work = tmp_path / "work"
-    put_run(work, state="over")
+def put_result(work: Path) -> dict[str, Any]:
+    """As at the end of a run."""
     result = {
         "run_id": RUN_ID, "name": "demo", "seed": 1, "parameters_total": 100, "parameters_remaining": 4,
         "compression": 25.0, "weights_total": 90, "weights_remaining": 3, "layers": [],
@@ -368,6 +403,13 @@ def test_a_finished_run_is_stated_again_reported_and_cleaned(tmp_path: Path, cop
     }  # fmt: skip
     (work / names.RESULT).mkdir()
     (work / names.RESULT_JSON).write_text(json.dumps(result))
+    return result
+
+
+def test_a_finished_run_is_stated_again_reported_and_cleaned(tmp_path: Path, coppice: Coppice) -> None:
+    work = tmp_path / "work"
+    put_run(work, state="over")
+    result = put_result(work)
     run_file = put_run_file(tmp_path)
     ended = coppice("master", run_file, "--work", work, "--json")
     assert ended.status == 0
@@ -382,6 +424,14 @@ def test_a_finished_run_is_stated_again_reported_and_cleaned(tmp_path: Path, cop
     ended = coppice("clean", work)
     assert (ended.status, ended.out.strip()) == (0, f"{work}: left notes.txt, which are not Coppice's")
     assert files_of(work) == ["notes.txt"]
+
+
+def test_foreign_names_are_shown_as_plain_text(tmp_path: Path, coppice: Coppice) -> None:
+    work = tmp_path / "work"
+    put_run(work, state="over")
+    (work / "a\x1b[31m\nb").touch()
+    ended = coppice("clean", work)
+    assert (ended.status, ended.out) == (0, f"{work}: left a?[31m?b, which are not Coppice's\n")
 
 
 def test_a_finished_run_cleaned_leaves_no_folder(tmp_path: Path, coppice: Coppice) -> None:
@@ -419,6 +469,40 @@ def test_a_mistake_as_a_process(tmp_path: Path) -> None:
     assert (
         Ended(ended.returncode, ended.stdout, ended.stderr).complaint().startswith("coppice: nowhere: no run")
     )
+
+
+def test_names_that_are_no_text_end_no_command(tmp_path: Path) -> None:
+    work = tmp_path / os.fsdecode(b"w\xff")
+    put_run(work, state="over")
+    (work / os.fsdecode(b"caf\xe9")).touch()
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    for command in ("status", "clean"):
+        ended = python("-m", "coppice", command, work.name, cwd=tmp_path, **strict)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "w\\udcff: left caf?, which are not Coppice's\n"
+
+
+def test_a_full_disk_under_its_output_ends_no_role(tmp_path: Path) -> None:
+    put_run(tmp_path / "work", state="over")
+    put_result(tmp_path / "work")
+    command = [sys.executable, "-m", "coppice", "master", str(put_run_file(tmp_path)), "--work", "work"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, text=True, timeout=120,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 0
+    assert "25.0x smaller" in ended.stdout
+
+
+def test_ctrl_c_while_the_program_is_loaded_shows_no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coppice.cli.main", interrupted)
+    with pytest.raises(SystemExit) as raised:
+        program()
+    assert raised.value.code == 130
 
 
 def test_what_needs_no_torch_starts_without_it(tmp_path: Path) -> None:

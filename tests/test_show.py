@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from coppice.pruning.contract import ExportReport, Timing
-from coppice.show import export_table, result_lines, smaller_text, speed_text
+from coppice.show import export_table, findings_table, result_lines, smaller_text, speed_text
+from coppice.store.doctor import Finding, Verdict
 
 SLOWER = "model.onnx: SLOWER than the dense network at batch 1 on 1 thread (2 ms against 1 ms)"
 
@@ -74,3 +75,19 @@ def test_the_end_of_a_run_says_why_there_is_no_export() -> None:
     why = "the export failed (KeyError: pop); see `coppice export`"
     assert f"file         {why}" in result_lines(result(size_bytes={}, notes=[why]), "work")
     assert not any(line.startswith("file") for line in result_lines(result(), "work"))
+
+
+def test_one_of_a_thing_is_one() -> None:
+    (line,) = (line for line in result_lines(result(), "work") if line.startswith("search "))
+    assert line == "search       1 search, 1 evaluation by 1 evaluator, 1 s"
+    several = {**result(), "searches": 2, "evaluations": 3000, "evaluators": 4}
+    (line,) = (line for line in result_lines(several, "work") if line.startswith("search "))
+    assert line == "search       2 searches, 3,000 evaluations by 4 evaluators, 1 s"
+
+
+def test_advice_may_name_a_folder_with_square_brackets() -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(
+        findings_table([Finding("reached", Verdict.OK, advice="look at x[/y]")])
+    )
+    assert "look at x[/y]" in out.getvalue()

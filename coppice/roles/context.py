@@ -88,7 +88,8 @@ class Context:
             signal.signal(number, stop)
 
         def say(line: str) -> None:
-            print(f"{time.strftime('%H:%M:%S')} {role}: {line}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # a full disk, or a reader that is gone, ends no role
+                print(f"{time.strftime('%H:%M:%S')} {role}: {line}", file=sys.stderr, flush=True)
 
         def trouble(line: str | None) -> None:
             say(line if line is not None else "the store answers again")

@@ -12,23 +12,31 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from coppice.errors import CoppiceError
 
 _PRELOAD = ["coppice.cli", "coppice.pruning.pruner", "coppice.pruning.scoring.fast"]
 _PR_SET_NAME = 15
+_ASK_TO_END = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _context = multiprocessing.get_context("forkserver")
 
 
 def start_server() -> None:
     """Start the process that roles are forked from, if it is not running.
 
+    Ctrl-C and the end of a terminal reach it too, but it ends only when this process does: it could not start
+    a role again before that, or say how one has ended.
+
     Raises `CoppiceError` where TMPDIR leaves no room for the name of its socket.
     """
     _context.set_forkserver_preload(_PRELOAD)
+    resource_tracker.ensure_running()  # before, since it lets through again what is held back
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASK_TO_END)
     try:
         forkserver.ensure_running()
     except OSError as error:
@@ -38,11 +46,13 @@ def start_server() -> None:
             f"TMPDIR: {tempfile.gettempdir()} is too long a path for the socket through which roles are "
             "started; set TMPDIR to one of 70 characters or fewer"
         ) from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class RoleProcess:
     """`coppice ARGUMENTS...` in a process of its own, with this one's environment and what is added to
-    it; what it says is added to a log."""
+    it; what it says is added to a log. It is asked to end when this process is gone, however that ended."""
 
     def __init__(self, arguments: list[str], log: Path, environment: Mapping[str, str] = {}) -> None:
         """Starts it; see `start_server` for what may go wrong."""
@@ -82,15 +92,26 @@ class RoleProcess:
 def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     """In a session of its own, so that Ctrl-C reaches only the parent, which then ends it properly."""
     os.setsid()
+    parent = multiprocessing.parent_process()
+    if parent is None or not parent.is_alive():
+        return  # it was stopped while the server was being loaded
     os.environ.clear()
     os.environ.update(environment)  # the server's is that of its first use
     said = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(said, 2)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK_TO_END)  # the server holds them back
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if sys.platform == "linux":  # for ps and top: all of them have the command line of the one they came from
         ctypes.CDLL(None).prctl(_PR_SET_NAME, f"coppice {arguments[0]}".encode()[:15])
     from coppice.cli import main
 
     sys.argv = ["coppice", *arguments]
     main(arguments)
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """Asks this process to end when the one that started it is gone: one that was killed cannot ask."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -12,9 +12,10 @@ import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -32,7 +33,7 @@ from coppice.roles.status import Status, read_status
 from coppice.roles.status_view import status_rows
 from coppice.roles.telling import SUPERVISED_VARIABLE, tell_failure
 from coppice.runfile import RunFile
-from coppice.show import facts_table, result_lines, result_table
+from coppice.show import facts_table, plain, result_lines, result_table
 from coppice.status import StatusSettings
 from coppice.store import Store, open_store
 from coppice.work.presence import Identity, read_role_file, role_files
@@ -89,6 +90,10 @@ class Worker:
         except OSError:
             return []
 
+    def doing(self) -> str:
+        """The last of them, without when and who."""
+        return (self.said(1) or [""])[-1].partition(": ")[2]
+
 
 @dataclass(slots=True)
 class Simulation:
@@ -128,57 +133,77 @@ def simulate(
         # One thread a role: they share the machine, and one thread's sums are the same on all like it.
         os.environ["OMP_NUM_THREADS"] = "1"
     start_server()  # first, since it may fail: then nothing has been made yet
-    logs = Path(tempfile.mkdtemp(prefix=f"coppice-{run.name}-"))
     flags = ["--seed", str(run.seed)]
-    master = Worker("master", ["master", str(run_file), "--work", work, *flags], logs / "master.log")
-    told = ["--status", str(reporting.path.absolute())] if reporting else []
-    others = [Worker(role, [role, "--work", work, *told], logs / f"{role}.log") for role in ("outer", "ncs")]
-    for number in range(1, evaluators + 1):
-        others.append(
-            Worker(f"evaluator {number}", ["evaluator", "--work", work], logs / f"eval{number}.log")
-        )
-    with contextlib.closing(open_store(work)) as store:
-        simulation = Simulation(run, store.url, [master], time.monotonic())
-        status = 1
+    status = INTERRUPTED
+    with contextlib.closing(open_store(work)) as store, sigterm_as_interrupt():
+        if fresh:
+            discard(_own_context(store, console))
+        logs = Path(tempfile.mkdtemp(prefix=f"coppice-{run.name}-"))
         try:
-            with sigterm_as_interrupt():
-                if fresh:
-                    discard(_own_context(store, console))
+            command = ["master", str(_for_the_master(run, run_file, logs)), "--work", work, *flags]
+            master = Worker("master", command, logs / "master.log")
+            others = _other_workers(work, evaluators, logs, reporting)
+            simulation = Simulation(run, store.url, [master], time.monotonic())
+            try:
                 master.start()
-                if _opened(store, master, run):
+                if _opened(store, master, run, console):
                     simulation.workers.extend(others)
                     for worker in others:
                         worker.start()
                     status = _serve(simulation, store, None if as_json else console)
                 else:
                     status = master.status or 0
-        except KeyboardInterrupt:
-            again = ["coppice", "simulate", str(run_file), "--work", work, *flags]
-            again += ["--evaluators", str(evaluators)] if evaluators != run.evaluators.count else []
-            again += ["--status", str(reporting.path)] if reporting else []
-            said = f"stopped; goes on with: {shlex.join(again)}"
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
-            status = INTERRUPTED
+            except KeyboardInterrupt:
+                again = ["coppice", "simulate", str(run_file), "--work", work, *flags]
+                again += ["--evaluators", str(evaluators)] if evaluators != run.evaluators.count else []
+                again += ["--status", str(reporting.path)] if reporting else []
+                with contextlib.suppress(OSError):  # the terminal may be what has gone
+                    _tell(console, f"stopped; goes on with: {shlex.join(again)}")
+                return INTERRUPTED
+            finally:
+                _stop(simulation.workers)
+            if reporting:
+                _show_reporting(console, others)
+            if status != 0:
+                _show_reasons(console, store, simulation.workers, logs)
+                if reporting and len(simulation.workers) > 1:  # else the run in the folder is not this one
+                    _report_failure(console, store, reporting.settings)
+                return status
         finally:
-            _stop(simulation.workers)
-        if status == INTERRUPTED:
-            shutil.rmtree(logs, ignore_errors=True)
-            return status
-        if reporting:
-            _show_reporting(console, others)
-        if status != 0:
-            _show_reasons(console, store, simulation.workers, logs)
-            if reporting and len(simulation.workers) > 1:  # else the run in the folder is not this one
-                _report_failure(console, store, reporting.settings)
-            return status
-        shutil.rmtree(logs, ignore_errors=True)
+            if status in (0, INTERRUPTED):  # else somebody was told where they are
+                shutil.rmtree(logs, ignore_errors=True)
         result = read_result(store)
         if as_json:
             print(json.dumps(result))
         else:
             console.print(result_table(result))
-            console.print("\n".join(result_lines(result, store.url)), highlight=False, soft_wrap=True)
+            _tell(console, "\n".join(result_lines(result, store.url)))
         return 0
+
+
+def _for_the_master(run: RunFile, run_file: Path, logs: Path) -> Path:
+    """The run file as another process can read it: a pipe is empty by now, /dev/stdin another one there."""
+    if run_file.is_file() and not str(run_file.absolute()).startswith(("/dev/", "/proc/")):
+        return run_file
+    copy = logs / "run.json"
+    copy.write_text(run.model_dump_json(exclude_unset=True), encoding="utf-8")
+    return copy
+
+
+def _other_workers(work: str, evaluators: int, logs: Path, reporting: Reporting | None) -> list[Worker]:
+    """All but the master."""
+    told = ["--status", str(reporting.path.absolute())] if reporting else []
+    others = [Worker(role, [role, "--work", work, *told], logs / f"{role}.log") for role in ("outer", "ncs")]
+    for number in range(1, evaluators + 1):
+        others.append(
+            Worker(f"evaluator {number}", ["evaluator", "--work", work], logs / f"eval{number}.log")
+        )
+    return others
+
+
+def _tell(console: Console, text: str | Text) -> None:
+    """Lines as they are, however wide the terminal is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_reporting(console: Console, workers: list[Worker]) -> None:
@@ -191,14 +216,14 @@ def _show_reporting(console: Console, workers: list[Worker]) -> None:
                 if text.startswith(("status messages: ", "metric logs: ")):
                     said[text] = None
     for text in said:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        _tell(console, text)
 
 
 def _report_failure(console: Console, store: Store, settings: StatusSettings) -> None:
     """Say that the run has failed where the outer loop could not: it may be what has died."""
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _tell(console, line)
 
     with contextlib.suppress(CoppiceError):  # the store may be what is broken
         reason = read_failure(store)
@@ -211,34 +236,54 @@ def _report_failure(console: Console, store: Store, settings: StatusSettings) ->
 
 def _own_context(store: Store, console: Console) -> Context:
     """For what the simulation itself does in the work folder."""
-    return Context(
-        store, SystemClock(), Identity.of_this_process(), random.Random(), lambda line: console.print(line)
-    )
+
+    def say(line: str) -> None:
+        _tell(console, plain(line))
+
+    return Context(store, SystemClock(), Identity.of_this_process(), random.Random(), say)
+
+
+@contextlib.contextmanager
+def _asked_to_end(numbers: Iterable[int], do: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """What these signals do for a while; one that is ignored, as nohup has it, stays so."""
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, do) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the simulation as Ctrl-C does: by stopping the roles first."""
+    """SIGTERM, and SIGHUP when a terminal closes, end the simulation as Ctrl-C does: by stopping the roles
+    first."""
 
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with _asked_to_end((signal.SIGTERM, signal.SIGHUP), stop):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
-def _opened(store: Store, master: Worker, run: RunFile) -> bool:
+def _opened(store: Store, master: Worker, run: RunFile, console: Console) -> bool:
     """Wait until this very master has its run open, as the others shall read it; False: it ended first
-    (refused, or over already)."""
+    (refused, or over already). Shows what it waits for."""
     settings = run.model_dump(mode="json")
+    look = Every(SystemClock(), SHOW_S)
+    before = told = ""
     while not master.has_ended():
         if any(_held_by(store, file.path, master) for file in role_files(store) if file.role == "master"):
             record = read_record(store)
             if record is not None and record.state == "running" and record.run_file == settings:
                 return True
+        if look.due():
+            said = master.doing()
+            if said == before != told:  # it stands there: no line of its start or end
+                told = said
+                _tell(console, plain(f"master: {said}"))
+            before = said
         time.sleep(0.05)
     return False
 
@@ -300,11 +345,12 @@ def simulation_view(simulation: Simulation) -> RenderableType:
             doing = f"scoring {role.holds[0].partition('_')[2]}" if role.holds else "between solutions"
             doing += f", {role.scored} scored in this search"
         else:
-            doing = (worker.said(1) or ["starting"])[-1].partition(": ")[2] or "starting"
+            doing = worker.doing() or "starting"
         workers.add_row(Text(worker.name, style="dim"), Text(doing, no_wrap=True, overflow="ellipsis"))
     messages = [Text(message, style="yellow") for message in simulation.messages]
-    title = f"{simulation.run.name}, seed {simulation.run.seed}, {seconds:.0f} s"
-    return Panel(Group(facts_table(rows), Text(), workers, *messages), title=title, subtitle=simulation.url)
+    title = plain(f"{simulation.run.name}, seed {simulation.run.seed}, {seconds:.0f} s")
+    shown = Group(facts_table(rows), Text(), workers, *messages)
+    return Panel(shown, title=title, subtitle=plain(simulation.url))
 
 
 def _failed(store: Store) -> bool:
@@ -319,13 +365,20 @@ def _give_up(simulation: Simulation, store: Store, worker: Worker) -> None:
 
 
 def _stop(workers: list[Worker]) -> None:
-    """Ask all to end; kill what does not within the grace period."""
-    running = [w.process for w in workers if w.process is not None and w.process.poll() is None]
-    for process in running:
-        process.terminate()
+    """Ask all to end; kill what does not within the grace period, or at once when asked to end once more."""
     deadline = time.monotonic() + GRACE_S
-    for process in running:
-        if process.wait(max(0.0, deadline - time.monotonic())) is None:
+
+    def hurry(number: int, frame: FrameType | None) -> None:
+        nonlocal deadline
+        deadline = 0.0
+
+    with _asked_to_end((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), hurry):
+        running = [w.process for w in workers if w.process is not None and w.process.poll() is None]
+        for process in running:
+            process.terminate()
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for process in running:
             process.kill()
             process.wait()
 
@@ -340,4 +393,4 @@ def _show_reasons(console: Console, store: Store, workers: list[Worker], logs: P
     dead = [w for w in workers if w.process is not None and w.status not in (0, None)]
     lines = [f"the run failed: {reason}"] if reason else [line for w in dead[:1] for line in w.said(3)]
     for line in [*lines, f"what all roles said is in {logs}"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _tell(console, line)

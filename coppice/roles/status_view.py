@@ -71,8 +71,8 @@ def status_view(status: Status) -> RenderableType:
     """`coppice status`."""
     title = f"{status.name}, seed {status.seed}: run {status.run_id} is {status.state}"
     return Group(
-        Text(title, style="bold"),
-        Text(status.url, style="dim"),
+        plain(title, style="bold"),
+        plain(status.url, style="dim"),
         facts_table(status_rows(status)),
         _roles_table(status.roles),
     )

@@ -12,12 +12,17 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from coppice.roles import simulate as simulation
+from coppice.roles.simulate import Simulation, Worker, sigterm_as_interrupt
+from coppice.runfile import RunFile, load_run_file
 from coppice.store import Store, open_store
 from coppice.work import names
 from tests.hdfs.cluster import HdfsCluster
@@ -116,8 +121,9 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path)
     assert json.loads(done.stdout)["run_id"] == before["run_id"]
 
 
-def _interrupt(run_file: Path, work: Path, logs: Path, flags: tuple[str, ...]) -> None:
-    process = subprocess.Popen(
+def _simulating(run_file: Path, work: Path, logs: Path, *flags: str) -> subprocess.Popen[str]:
+    """In a session of its own, as on a terminal."""
+    return subprocess.Popen(
         coppice("simulate", str(run_file), "--work", str(work), *flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -125,12 +131,22 @@ def _interrupt(run_file: Path, work: Path, logs: Path, flags: tuple[str, ...]) -
         env={**environment(), "TMPDIR": str(logs)},
         start_new_session=True,
     )
+
+
+def _roles_of(process: subprocess.Popen[str], work: Path) -> list[int]:
+    """Its four roles' process ids, in the middle of a search."""
     while not (work / names.NCS_START).exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     roles = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in descendants(process.pid)}
     children = [pid for pid, name in roles.items() if name.startswith("coppice ")]
     assert len(children) == 4
+    return children
+
+
+def _interrupt(run_file: Path, work: Path, logs: Path, flags: tuple[str, ...]) -> None:
+    process = _simulating(run_file, work, logs, *flags)
+    children = _roles_of(process, work)
     os.kill(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -141,6 +157,130 @@ def _interrupt(run_file: Path, work: Path, logs: Path, flags: tuple[str, ...]) -
     assert "Traceback" not in said
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert not list(logs.glob("coppice-*")), "what the roles said is of no more use"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_role_outlives_a_simulation_whose_terminal_closes_or_that_is_killed(
+    number: int, status: int, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        process = _simulating(_small(tmp_path), tmp_path / "work", Path(place), "--evaluators", "1")
+        roles = _roles_of(process, tmp_path / "work")
+        time.sleep(1.0)
+        assert all(_runs(pid) for pid in roles)
+        os.kill(process.pid, number)
+        assert process.wait(60) == status
+        deadline = time.monotonic() + 30
+        while any(_runs(pid) for pid in roles) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not [pid for pid in roles if _runs(pid)]
+        for log in Path(place).glob("coppice-*/*.log"):
+            assert "Traceback" not in log.read_text()
+
+
+def test_nohup_is_heeded() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with sigterm_as_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_while_everything_is_loaded_shows_no_stack(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        process = _simulating(_small(tmp_path), tmp_path / "work", Path(place))
+        while not any("forkserver" in command for command in descendants(process.pid).values()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        time.sleep(0.5)  # what roles are forked from is importing
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in said
+        assert not list(Path(place).glob("coppice-*"))
+
+
+class Deaf:
+    """A process that does not end when it is asked to, until it is killed or has been looked at so often."""
+
+    pid = 1
+
+    def __init__(self, when_asked: Callable[[], None] = lambda: None, looks: float = float("inf")) -> None:
+        self.status: int | None = None
+        self.terminate = when_asked
+        self._looks = looks
+
+    def poll(self) -> int | None:
+        self._looks -= 1
+        return self.status if self._looks > 0 else 1
+
+    def kill(self) -> None:
+        self.status = -signal.SIGKILL
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        return self.status
+
+
+def _worker(process: Any, log: Path) -> Worker:
+    return Worker("master", ["master"], log, process)
+
+
+def test_whoever_presses_ctrl_c_twice_has_all_killed_at_once(tmp_path: Path) -> None:
+    deaf = Deaf(when_asked=lambda: os.kill(os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    simulation._stop([_worker(deaf, tmp_path / "log")])
+    assert deaf.status == -signal.SIGKILL
+    assert time.monotonic() - began < simulation.GRACE_S / 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_simulation_says_what_its_master_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulation, "SHOW_S", 0.05)
+    log = tmp_path / "master.log"
+    log.write_text("12:00:00 master: [/host] (process 1) is the master here; waiting to take over\n")
+    with open_store(str(tmp_path / "work")) as store:
+        master = _worker(Deaf(looks=15), log)
+        assert not simulation._opened(store, master, RunFile(name="demo"), Console(width=40))
+    said = capsys.readouterr().out
+    assert said == "master: [/host] (process 1) is the master here; waiting to take over\n"
+
+
+def test_a_work_folder_may_be_named_with_square_brackets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(width=80)
+    worker = _worker(Deaf(), tmp_path / "log")
+    console.print(simulation.simulation_view(Simulation(RunFile(name="demo"), "x[/y]", [worker], 0.0)))
+    simulation._tell(console, "results      w[seed6]/result/")
+    said = capsys.readouterr().out
+    assert " x[/y] " in said
+    assert "w[seed6]/result/" in said
+
+
+def test_a_run_file_from_a_pipe_reaches_the_master(tmp_path: Path) -> None:
+    run_file = _small(tmp_path)
+    run = load_run_file(run_file)
+    assert simulation._for_the_master(run, run_file, tmp_path) == run_file
+    reader, writer = os.pipe()
+    os.write(writer, run_file.read_bytes())  # a pipe holds so much
+    os.close(writer)
+    try:
+        piped = Path(f"/dev/fd/{reader}")
+        run = load_run_file(piped)
+        assert load_run_file(simulation._for_the_master(run, piped, tmp_path)) == run
+    finally:
+        os.close(reader)
 
 
 def test_processes_come_to_what_one_process_comes_to(tmp_path: Path) -> None:
