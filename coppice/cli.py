@@ -432,7 +432,8 @@ def plot(
 def clean(work: WorkArgument) -> None:
     """Remove a run's folder, finished or not; refuses while a role lives there.
 
-    Only Coppice's own files are removed; the folder itself goes if nothing else is in it.
+    Only Coppice's own files and folders are removed, those with all that was put into them; the work folder
+    itself goes if nothing else is in it.
 
     Example: `coppice clean work/digits`
     """
@@ -444,6 +445,8 @@ def clean(work: WorkArgument) -> None:
         if left:
             names = plain(", ".join(left)).plain
             print(f"{context.store.url}: left {names}, which are not Coppice's")
+        elif context.store.stat("") is not None:
+            print(f"{context.store.url}: emptied of the run; the folder itself stays")
         else:
             print(f"{context.store.url}: removed")
 

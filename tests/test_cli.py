@@ -413,7 +413,7 @@ def test_a_finished_run_is_stated_again_reported_and_cleaned(tmp_path: Path, cop
     run_file = put_run_file(tmp_path)
     ended = coppice("master", run_file, "--work", work, "--json")
     assert ended.status == 0
-    assert json.loads(ended.out) == result
+    assert json.loads(ended.out) == {**result, "left_out": []}
     ended = coppice("master", run_file, "--work", work)
     assert ended.status == 0
     assert "25.0x smaller" in ended.out
@@ -440,6 +440,23 @@ def test_a_finished_run_cleaned_leaves_no_folder(tmp_path: Path, coppice: Coppic
     ended = coppice("clean", work)
     assert (ended.status, ended.out.strip()) == (0, f"{work}: removed")
     assert not work.exists()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_folder_that_cannot_go_is_said_to_be_empty(linked: bool, tmp_path: Path, coppice: Coppice) -> None:
+    """A link in it is somebody else's; a work folder that is a link itself, too."""
+    work, target = tmp_path / "work", tmp_path / "target"
+    target.mkdir()
+    if linked:
+        work.symlink_to(target)
+    else:
+        work.mkdir()
+        (work / "mine").symlink_to(target)
+    (work / "history").mkdir()
+    (work / "history/search_0001.zip").write_bytes(b"some")
+    ended = coppice("clean", str(work))
+    assert (ended.status, ended.out.strip()) == (0, f"{work}: emptied of the run; the folder itself stays")
+    assert [path.name for path in work.iterdir()] == ([] if linked else ["mine"])
 
 
 def test_a_store_in_memory_is_a_home_too(coppice: Coppice) -> None:

@@ -34,7 +34,7 @@ def clean(context: Context) -> list[str]:
     refuse_the_living(context)
     left = clear(store, stored_run_id(store))
     if not left:
-        store.delete_tree("")
+        store.remove_root()
     return left
 
 

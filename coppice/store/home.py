@@ -125,8 +125,10 @@ class Home(ABC):
         """A home in the folder that the root lies in, closed with this one; None where there is none."""
         return None
 
-    def remove_root(self) -> None:  # noqa: B027 - memory has nothing above the root
-        """Remove the root if nothing is in it; it stays where it may not go. For what `above` returns."""
+    def remove_root(self) -> None:
+        """Remove the root if nothing is in it; it stays where it may not go."""
+        if not self.list(""):
+            self.delete_tree("")
 
     def close(self) -> None:  # noqa: B027 - most homes hold nothing
         """Let go of connections. The home is not used afterwards."""

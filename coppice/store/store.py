@@ -185,6 +185,12 @@ class Store:
         self._simple(f"make folder {folder or '/'}", lambda: self.home.make_folder(folder))
         self._saw_folder(folder)
 
+    def remove_root(self) -> None:
+        """Remove the root if nothing is in it, links too; it stays where it may not go."""
+        with self._lock:
+            self._seen_folders.clear()
+        self._simple("delete folder /", self.home.remove_root)
+
     def discard_drafts(self) -> None:
         """Remove what interrupted calls of this process have left; only when no other call is under way."""
         self._simple("tidy up", self._drafts.discard_ours)
