@@ -21,7 +21,8 @@ from coppice.errors import CoppiceError
 from coppice.openpai.command import app as openpai_app
 from coppice.registry.cli import app as registry_app
 from coppice.roles.context import Context
-from coppice.roles.ending import ending, interrupted_once
+from coppice.roles.ending import ending
+from coppice.roles.signals import interrupted_once
 from coppice.runfile import RunFile, load_run_file
 
 if TYPE_CHECKING:

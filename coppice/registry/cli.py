@@ -435,7 +435,7 @@ def demo(
     from coppice.registry.demo import demo as play
     from coppice.registry.examples.install import EXAMPLES
     from coppice.registry.views import describe, lineage_lines
-    from coppice.roles.simulate import sigterm_as_interrupt
+    from coppice.roles.signals import sigterm_as_interrupt
 
     (chosen,) = _one_of([example], EXAMPLES, "example")
     with open_store(at, on_trouble=tell_trouble) as store:

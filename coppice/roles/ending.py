@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,28 +12,6 @@ from coppice.roles.context import Context, RunOver, Stopped
 
 STOPPED_STATUS = 143
 """Exit status of a process that was asked to end before it was done (128 + SIGTERM)."""
-
-
-@contextmanager
-def interrupted_once() -> Iterator[None]:
-    """SIGTERM ends the work inside as Ctrl-C does; a second one of either does not disturb its tidying up.
-
-    `timeout`, for one, sends SIGTERM twice.
-    """
-
-    def stop(number: int, frame: object) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for each in before:
-            signal.signal(each, stop)
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 @contextmanager

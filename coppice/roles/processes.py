@@ -19,10 +19,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from coppice.errors import CoppiceError
+from coppice.roles.signals import ASK_TO_END
 
 _PRELOAD = ["coppice.cli", "coppice.pruning.pruner", "coppice.pruning.scoring.fast"]
 _PR_SET_NAME = 15
-_ASK_TO_END = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -36,7 +36,7 @@ def start_server() -> None:
     """
     _context.set_forkserver_preload(_PRELOAD)
     resource_tracker.ensure_running()  # before, since it lets through again what is held back
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASK_TO_END)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASK_TO_END)
     try:
         forkserver.ensure_running()
     except OSError as error:
@@ -101,7 +101,7 @@ def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(said, 2)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK_TO_END)  # the server holds them back
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASK_TO_END)  # the server holds them back
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if sys.platform == "linux":  # for ps and top: all of them have the command line of the one they came from
         ctypes.CDLL(None).prctl(_PR_SET_NAME, f"coppice {arguments[0]}".encode()[:15])

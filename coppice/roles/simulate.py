@@ -8,11 +8,9 @@ import os
 import random
 import shlex
 import shutil
-import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -29,6 +27,7 @@ from coppice.roles.clearing import discard
 from coppice.roles.context import Context, declare_failure, read_failure, read_record
 from coppice.roles.master import read_result
 from coppice.roles.processes import RoleProcess, start_server
+from coppice.roles.signals import asked_to_end, sigterm_as_interrupt
 from coppice.roles.status import Status, read_status
 from coppice.roles.status_view import status_rows
 from coppice.roles.telling import SUPERVISED_VARIABLE, tell_failure
@@ -243,30 +242,6 @@ def _own_context(store: Store, console: Console) -> Context:
     return Context(store, SystemClock(), Identity.of_this_process(), random.Random(), say)
 
 
-@contextlib.contextmanager
-def _asked_to_end(numbers: Iterable[int], do: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """What these signals do for a while; one that is ignored, as nohup has it, stays so."""
-    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, do) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM, and SIGHUP when a terminal closes, end the simulation as Ctrl-C does: by stopping the roles
-    first."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _asked_to_end((signal.SIGTERM, signal.SIGHUP), stop):
-        yield
-
-
 def _opened(store: Store, master: Worker, run: RunFile, console: Console) -> bool:
     """Wait until this very master has its run open, as the others shall read it; False: it ended first
     (refused, or over already). Shows what it waits for."""
@@ -372,7 +347,7 @@ def _stop(workers: list[Worker]) -> None:
         nonlocal deadline
         deadline = 0.0
 
-    with _asked_to_end((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), hurry):
+    with asked_to_end(hurry):
         running = [w.process for w in workers if w.process is not None and w.process.poll() is None]
         for process in running:
             process.terminate()

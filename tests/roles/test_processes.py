@@ -21,7 +21,8 @@ import yaml
 from rich.console import Console
 
 from coppice.roles import simulate as simulation
-from coppice.roles.simulate import Simulation, Worker, sigterm_as_interrupt
+from coppice.roles.signals import sigterm_as_interrupt
+from coppice.roles.simulate import Simulation, Worker
 from coppice.runfile import RunFile, load_run_file
 from coppice.store import Store, open_store
 from coppice.work import names
