@@ -107,9 +107,8 @@ class _Outer:
         self.board = Board(context, run_id)
         self.checkpoints = Checkpoints(context.store, names.OUTER, context.say)
         self.progress = Progress()
-        self.published: dict[str, int | Entry | None] = {}
-        """What evaluators judge by: how each file was listed when it was last right; before that, how many
-        bytes were published, or None where they are to be read again."""
+        self.published: dict[str, Entry | None] = {}
+        """What evaluators judge by: how each file was listed when it was last right; None: to be read again."""
         self.save_now = Every(context.clock, CHECKPOINT_S)
         self.clock_at = context.clock.monotonic()
 
@@ -193,9 +192,9 @@ class _Outer:
 
     def publish(self, name: str, data: bytes) -> None:
         """Publish what evaluators judge by, unless the very same stands there from before a restart."""
-        self.published[name] = len(data)
         if not self.store.create(name, data) and self._read(name, len(data)) != data:
             self.store.replace(name, data)
+        self.published[name] = self.store.stat(name)
 
     def _read(self, name: str, most: int) -> bytes | None:
         try:
@@ -210,8 +209,7 @@ class _Outer:
         """
         for name, right in self.published.items():
             entry = self.board.entry(name)
-            if entry is not None and right in (entry, entry.size):
-                self.published[name] = entry
+            if entry is not None and entry == right:
                 continue
             data = self.pruner.weights() if name == weights else array_to_bytes(self.samples()[name])
             if entry is None or self._read(name, len(data)) != data:

@@ -172,7 +172,7 @@ def test_no_role_outlives_a_simulation_whose_terminal_closes_or_that_is_killed(
     number: int, status: int, tmp_path: Path
 ) -> None:
     with tempfile.TemporaryDirectory() as place:
-        process = _simulating(_small(tmp_path), tmp_path / "work", Path(place), "--evaluators", "1")
+        process = _simulating(DIGITS, tmp_path / "work", Path(place), "--evaluators", "1")
         roles = _roles_of(process, tmp_path / "work")
         time.sleep(1.0)
         assert all(_runs(pid) for pid in roles)
