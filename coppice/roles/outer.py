@@ -108,7 +108,7 @@ class _Outer:
         self.checkpoints = Checkpoints(context.store, names.OUTER, context.say)
         self.progress = Progress()
         self.published: dict[str, Entry | None] = {}
-        """What evaluators judge by: how each file was listed when it was last right; None: to be read again."""
+        """What evaluators judge by: how each file was listed when last it was right; None: to be read."""
         self.save_now = Every(context.clock, CHECKPOINT_S)
         self.clock_at = context.clock.monotonic()
 
