@@ -123,15 +123,19 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(tmp_path: Path)
 
 
 def _simulating(run_file: Path, work: Path, logs: Path, *flags: str) -> subprocess.Popen[str]:
-    """In a session of its own, as on a terminal."""
-    return subprocess.Popen(
-        coppice("simulate", str(run_file), "--work", str(work), *flags),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**environment(), "TMPDIR": str(logs)},
-        start_new_session=True,
-    )
+    """In a session of its own, as on a terminal; also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(
+            coppice("simulate", str(run_file), "--work", str(work), *flags),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**environment(), "TMPDIR": str(logs)},
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _roles_of(process: subprocess.Popen[str], work: Path) -> list[int]:
