@@ -11,6 +11,11 @@ class CoppiceError(Exception):
     """
 
 
+def printable(text: str, other: str = "?") -> str:
+    """Text from outside, with `other` for whatever steers a terminal or ends a line."""
+    return "".join(char if char.isprintable() else other for char in text)
+
+
 def first_line(error: Exception) -> str:
     """What an error of somebody else's says, short enough for a message or a note."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

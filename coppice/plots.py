@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from coppice.errors import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -315,7 +317,7 @@ def _percents(axis: Axis, crowded: bool) -> None:
 def short(name: str, longest: int = 28) -> str:
     """A name as matplotlib text: dollar signs begin formulas, a first underscore hides an entry."""
     plain = name if len(name) <= longest else f"…{name[1 - longest :]}"
-    plain = "".join(char if char.isprintable() else "?" for char in plain).replace("$", r"\$")
+    plain = printable(plain).replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
 
 

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from coppice.errors import printable
 from coppice.work import names
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def plain(text: str, style: str = "") -> Text:
     """Text from outside, as it is: no markup in it counts, and nothing that steers a terminal."""
-    return Text("".join(char if char.isprintable() else "?" for char in text), style=style)
+    return Text(printable(text), style=style)
 
 
 def times_smaller(fitness: float) -> str:

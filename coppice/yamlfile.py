@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from coppice.errors import CoppiceError
+from coppice.errors import CoppiceError, printable
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,7 +67,7 @@ def read_yaml(
             content = parse_yaml(text, str(path), error)
     except (ValueError, RecursionError) as problem:
         what = str(problem) if isinstance(problem, ValueError) else "nested too deeply"
-        raise error(f"{path}: not valid JSON ({printable(what)[:200]})") from problem
+        raise error(f"{path}: not valid JSON ({printable(what, ' ')[:200]})") from problem
     if not isinstance(content, dict):
         raise error(f"{path}: expected keys such as {examples}, found {type(content).__name__}")
     return content
@@ -83,7 +83,7 @@ def parse_yaml(text: str | bytes, origin: str, error: type[CoppiceError], *, len
     except Exception as problem:  # a YAMLError, or what PyYAML's code stumbles over: !!int "", !!bool maybe
         where = getattr(problem, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        what = printable(getattr(problem, "problem", None) or "not readable as text")[:200]
+        what = printable(getattr(problem, "problem", None) or "not readable as text", " ")[:200]
         if what.startswith(("could not determine a constructor", "found undefined tag handle")):
             what = "! begins a tag; put the value in quotes"  # the tag may be half a password: not repeated
         raise error(f"{origin}{line}: not valid YAML ({what})") from problem
@@ -121,11 +121,6 @@ def to_yaml(content: Any) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
 
 
-def printable(text: str) -> str:
-    """The text with a space for whatever steers a terminal or ends a line."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
 def first_mistake(error: ValidationError, model: type[BaseModel]) -> str:
     """What pydantic found wrong in a file that `model` describes, in a line: the first key, what was expected
     there, and how many more."""
@@ -135,7 +130,7 @@ def first_mistake(error: ValidationError, model: type[BaseModel]) -> str:
     said = f"{expected(first, place, model)}{more}"
     if not place and first["type"] == "value_error":  # of several keys, which it names
         return said
-    key = printable(".".join(place))[:120] or "the whole file"
+    key = printable(".".join(place), " ")[:120] or "the whole file"
     return f"{key}: {said}"
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from coppice.errors import printable
 from coppice.openpai.client import Client
 from coppice.openpai.errors import ClusterError, JobFileError, NoSuchJob
 from coppice.openpai.jobs import Generation, JobFile
@@ -206,8 +207,7 @@ def _reason(status: dict[str, Any]) -> str:
 
 def _line(value: Any) -> str:
     """Text from outside for a terminal: one line, nothing in it that steers."""
-    text = " ".join(str(value).split())[:300]
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return printable(" ".join(str(value).split())[:300])
 
 
 def _number(value: Any) -> int | None:

@@ -20,6 +20,7 @@ from urllib3.exceptions import LocationParseError
 
 from coppice import __version__
 from coppice.clock import Clock
+from coppice.errors import printable
 from coppice.openpai.errors import ClusterError, Doubtful, JobExists, NoSuchJob
 from coppice.openpai.settings import Cluster
 
@@ -264,8 +265,7 @@ class Client:
         said: dict[str, Any] = content if isinstance(content, dict) else {}
         message = said.get("message") or (reply.reason if isinstance(content, dict) else str(content))
         text = " ".join(self._hidden(str(message)).split())
-        printable = "".join(char if char.isprintable() else "?" for char in text)
-        return Answer(reply.status, str(said.get("code") or ""), printable[:_TELLING], content)
+        return Answer(reply.status, str(said.get("code") or ""), printable(text)[:_TELLING], content)
 
     def _hidden(self, text: str) -> str:
         """No server's message may show our token, or a job's secret."""

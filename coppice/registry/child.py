@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.text import Text
+from coppice.errors import printable
 
 KEPT_BYTES = 1 << 16
 """Of what a script says, so much of the beginning is kept, and of the end."""
@@ -71,8 +71,9 @@ class Ended:
 
 
 def _plain(line: str) -> str:
-    text = Text.from_ansi(line).plain  # colours and the like are dropped whole
-    return "".join(char if char.isprintable() else "?" for char in text)
+    from rich.text import Text  # not at the top: this file is also what every script is started through
+
+    return printable(Text.from_ansi(line).plain)  # colours and the like are dropped whole
 
 
 def run_child(

@@ -140,7 +140,7 @@ def _refuse_foreign(store: Store) -> None:
 
 
 def _refuse_leftovers(store: Store) -> None:
-    """What says itself of no run would be taken for the new one's: another's searches, rounds, samples."""
+    """What says itself of no run would be taken for the new one's: another's searches, rounds, results."""
     for entry in store.list():
         if entry.name in names.OF_ONE_RUN and (not entry.is_folder or store.list(entry.name)):
             raise RunRefused(

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from coppice.errors import CoppiceError
+from coppice.errors import CoppiceError, printable
 from coppice.status.settings import PASSWORD_VARIABLE, StatusSettings
-from coppice.yamlfile import printable
 
 if TYPE_CHECKING:
     from pika.adapters.blocking_connection import BlockingChannel
@@ -188,7 +187,7 @@ def _refusal(error: Exception, settings: StatusSettings) -> str | None:
     if isinstance(error, ProbableAccessDeniedError) and "NOT_ALLOWED" in text and "is down" not in text:
         return f"has no vhost {settings.address.vhost!r} for user {settings.message_id!r}"
     if isinstance(error, ChannelClosedByBroker) and error.reply_code in (403, 405, 406):
-        return f"refuses queue {settings.queue_name!r}: {printable(error.reply_text)[:200]}"
+        return f"refuses queue {settings.queue_name!r}: {printable(error.reply_text, ' ')[:200]}"
     return None
 
 
@@ -224,7 +223,7 @@ def _trouble(error: Exception) -> str:
     if isinstance(error, UnroutableError):
         return "has lost the queue"
     if isinstance(error, ConnectionClosedByBroker | ChannelClosedByBroker):
-        return f"hangs up ({printable(error.reply_text)[:200]})"
+        return f"hangs up ({printable(error.reply_text, ' ')[:200]})"
     if isinstance(cause, OSError) and cause.strerror:
         return f"cannot be reached ({cause.strerror})"
     return f"was lost ({type(error).__name__})"

@@ -7,9 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from coppice.errors import CoppiceError
+from coppice.errors import CoppiceError, printable
 from coppice.status.settings import ID_KEYS, Kind, StatusSettings
-from coppice.yamlfile import printable
 
 MAX_MESSAGE_BYTES = 1 << 16
 """Of one message that is read."""
@@ -130,6 +129,6 @@ def done_message(settings: StatusSettings) -> Message:
 
 def error_message(settings: StatusSettings, reason: str) -> Message:
     """`..._error`: a sentence for a person, on one line."""
-    text = " ".join(printable(reason).split())
+    text = " ".join(printable(reason, " ").split())
     text = text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"
     return Message(settings.kind, settings.project_key, settings.id, "error", message=text)

@@ -32,10 +32,10 @@ from pydantic import (
     model_validator,
 )
 
-from coppice.errors import CoppiceError
+from coppice.errors import CoppiceError, printable
 from coppice.store import StoreError
 from coppice.store.urls import below, open_home
-from coppice.yamlfile import expected, printable, read_yaml
+from coppice.yamlfile import expected, read_yaml
 
 PASSWORD_VARIABLE = "COPPICE_MESSAGE_PW"
 """The environment variable with the broker's password; it goes before the file's message_pw."""
@@ -211,7 +211,7 @@ def parse_status_settings(content: dict[Any, Any], origin: str) -> StatusSetting
     except ValidationError as error:
         first = error.errors(include_input=True)[0]
         place = [str(part) for part in first["loc"][:1]]  # what follows is which kind of id did not fit
-        key = printable(".".join(place))[:120]
+        key = printable(".".join(place), " ")[:120]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 and place else ""
         if place in (["project_key"], ["model_id"], ["validation_id"]) and first["type"] != "missing":
             what = f"expected text or a whole number, found {str(content.get(place[0]))[:80]!r}"
@@ -221,7 +221,7 @@ def parse_status_settings(content: dict[Any, Any], origin: str) -> StatusSetting
                 f"{origin}: {str(first['msg']).removeprefix('Value error, ')}"
             ) from error
         what = expected(first, place, StatusSettings, secret=place in _MAY_HOLD_PASSWORD)
-        raise StatusSettingsError(f"{origin}: {key}: {printable(what)}{more}") from error
+        raise StatusSettingsError(f"{origin}: {key}: {printable(what, ' ')}{more}") from error
     if settings.message_pw is None:
         raise StatusSettingsError(
             f"{origin}: no password: set {PASSWORD_VARIABLE}, or write message_pw into the file"
