@@ -108,7 +108,8 @@ class _Outer:
         self.checkpoints = Checkpoints(context.store, names.OUTER, context.say)
         self.progress = Progress()
         self.published: dict[str, Entry | None] = {}
-        """What evaluators judge by: how each file was listed when last it was right; None: to be read."""
+        """What evaluators judge by: how each file was listed when it was last read and found right; None: yet
+        to be read."""
         self.save_now = Every(context.clock, CHECKPOINT_S)
         self.clock_at = context.clock.monotonic()
 
@@ -194,7 +195,8 @@ class _Outer:
         """Publish what evaluators judge by, unless the very same stands there from before a restart."""
         if not self.store.create(name, data) and self._read(name, len(data)) != data:
             self.store.replace(name, data)
-        self.published[name] = self.store.stat(name)
+        # Not as it is listed now: somebody may have damaged it since, and that would be taken for right.
+        self.published[name] = None
 
     def _read(self, name: str, most: int) -> bytes | None:
         try:
@@ -205,18 +207,18 @@ class _Outer:
     def keep_reference(self, weights: str) -> None:
         """Publish again what somebody removed or damaged of that, as of the last look.
 
-        These files may be large: one is read only where it is listed otherwise than when it was last right.
+        These files may be large: one is read once, and then only where it is listed otherwise than before.
         """
         for name, right in self.published.items():
             entry = self.board.entry(name)
             if entry is not None and entry == right:
                 continue
             data = self.pruner.weights() if name == weights else array_to_bytes(self.samples()[name])
-            if entry is None or self._read(name, len(data)) != data:
+            if self._read(name, len(data)) == data:
+                self.published[name] = entry
+            else:
                 self.context.say(f"{name} is damaged or gone; publishing it again")
-                self.store.replace(name, data)
-                entry = None  # what the next look lists may be this or worse: it is read
-            self.published[name] = entry
+                self.publish(name, data)
 
     # Rounds
 

@@ -47,7 +47,27 @@ def test_damage_of_the_same_size_is_mended(opened: Callable[[], Store], name: st
     assert f"outer: {name} is damaged or gone; publishing it again" in crew.said
 
 
-def test_a_file_that_is_as_it_was_is_read_once_for_each_new_time(
+@pytest.mark.parametrize("name", [names.DATA, names.ACCURACY, names.weights(1)])
+def test_damage_as_soon_as_it_is_published_is_mended(
+    opened: Callable[[], Store], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt: list[bytes] = []
+    create = Store.create
+
+    def and_damaged(self: Store, path: str, data: bytes, durable: bool = False) -> bool:
+        made = create(self, path, data, durable)
+        if path == name and not spoilt:
+            spoilt.append(data)
+            self.home.put(path, bytes(4) + data[4:])
+        return made
+
+    monkeypatch.setattr(Store, "create", and_damaged)
+    crew = run_all(opened, small_run(), evaluators=1)
+    assert len(spoilt) == 1
+    assert f"outer: {name} is damaged or gone; publishing it again" in crew.said
+
+
+def test_a_file_is_read_once_and_once_more_for_each_new_time(
     opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
@@ -72,6 +92,6 @@ def test_a_file_that_is_as_it_was_is_read_once_for_each_new_time(
 
     monkeypatch.setattr(Store, "read", counted)
     crew = run_all(opened, small_run(), evaluators=1, make_scorer=Touches)
-    assert reads.count(names.DATA) == 1
-    assert reads.count(names.LABELS) == 0
+    assert reads.count(names.DATA) == 2
+    assert reads.count(names.LABELS) == 1
     assert not [line for line in crew.said if "damaged" in line]
