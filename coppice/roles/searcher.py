@@ -238,6 +238,7 @@ class _Searcher:
         self.prepared = population, prepare(self.store, population)
 
     def _publish(self, generation: GenerationId, solutions: Float64s) -> None:
+        self._drop_fits(generation)
         self._prepare(len(solutions))
         assert self.prepared is not None
         staging, self.prepared = self.prepared[1], None
@@ -246,6 +247,17 @@ class _Searcher:
         self.views.advance(generation)
         for index, x in enumerate(solutions):
             self.views.put(generation, generation.solution(index).solution_file, array_to_bytes(x))
+
+    def _drop_fits(self, generation: GenerationId) -> None:
+        """Remove what is left of a generation that was removed, and is now to be published again.
+
+        Such fit files are our own evaluators'. Taken for somebody else's they would cost the accuracy, which
+        the lost scores had and they have not.
+        """
+        listed = ((name, names.parse_solution(name)) for name in self.board.listed())
+        left = [name for name, id_ in listed if id_ and id_.generation == generation and name == id_.fit_file]
+        if left and self.store.stat(generation.solutions_file) is None:
+            self.store.delete_many(left)
 
     def _find(self, generation: GenerationId, solutions: Float64s) -> None:
         """Go on with a generation that was published before a restart, and may be scored in part."""

@@ -9,18 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from coppice.pruning.contract import Float64s, Score, Tick
-from coppice.store import MAX_READ_BYTES, Store, open_store
+from coppice.store import MAX_READ_BYTES, Store
 from coppice.work import names
 from tests.roles.threads import run_all, small_run
 from tests.support.standins import CheapScorer
 
 PATIENCE_S = 30.0
-
-
-@pytest.fixture
-def opened(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """A work folder in memory of this test's own."""
-    return lambda: open_store(f"memory:{request.node.name}")
 
 
 @pytest.mark.parametrize("name", [names.DATA, names.ACCURACY, names.weights(1)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -18,90 +17,15 @@ from coppice.roles.master import master
 from coppice.roles.outer import outer
 from coppice.roles.searcher import ncs
 from coppice.roles.status import read_status
-from coppice.store import Store, open_store
+from coppice.store import Store
 from coppice.work import names
-from coppice.work.contents import NewItr, RunRecord, array_to_bytes
+from coppice.work.contents import NewItr, RunRecord
 from coppice.work.errors import BadContent, RunFailed, RunRefused
-from coppice.work.generation import (
-    Claim,
-    claim,
-    fit_bytes,
-    look_at,
-    newest_generation,
-    prepare,
-    publish,
-    read_solutions,
-)
+from coppice.work.generation import claim, look_at, prepare, publish
 from coppice.work.names import GenerationId, Waiting
+from tests.roles.meddling import SlowScorer, run_meddled, take
 from tests.roles.threads import Crew, context, history_of, result_of, run_all, small_run
 from tests.support.standins import CheapPruner, CheapScorer
-
-
-class SlowScorer(CheapScorer):
-    """Leaves time to interfere with a solution while it waits."""
-
-    def score(self, crates: Float64s, tick: Tick) -> Score:
-        time.sleep(0.03)
-        return super().score(crates, tick)
-
-
-@pytest.fixture(scope="module")
-def undisturbed() -> Store:
-    """The run that all others are compared with."""
-    run_all(lambda: open_store("memory:faults-undisturbed"), small_run())
-    return open_store("memory:faults-undisturbed")
-
-
-@pytest.fixture
-def opened(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """A work folder in memory of this test's own."""
-    return lambda: open_store(f"memory:{request.node.name}")
-
-
-def meddle(store: Store, crew: Crew, act: Callable[[list[str]], bool]) -> list[bool]:
-    """Call `act` with the names at the top of the folder again and again until it says that it has acted."""
-    acted: list[bool] = []
-
-    def loop() -> None:
-        while not crew.stopping.is_set():
-            if act([entry.name for entry in store.list()]):
-                acted.append(True)
-                return
-            time.sleep(0.001)
-
-    threading.Thread(target=loop, daemon=True).start()
-    return acted
-
-
-def run_meddled(
-    opened: Callable[[], Store], act: Callable[[Store, list[str]], bool], evaluators: int = 1
-) -> Crew:
-    """A whole run in which `act` interferes once."""
-    store = opened()
-    crew = Crew(opened)
-    acted = meddle(store, crew, lambda top: act(store, top))
-    crew.start_all(small_run(), evaluators=evaluators, make_scorer=SlowScorer)
-    crew.join()
-    assert acted, "the test never got to interfere"
-    return crew
-
-
-def _newest(store: Store) -> GenerationId | None:
-    record = read_record(store)
-    return newest_generation(store, record.run_id) if record else None
-
-
-def _take(store: Store, worker: str) -> tuple[Claim, Float64s] | None:
-    """Claim the last solution that waits, and read it."""
-    generation = _newest(store)
-    waiting = look_at(store, generation).waiting if generation else []
-    mine = claim(store, generation, waiting[-1], worker) if generation and waiting else None
-    if mine is None:
-        return None
-    solutions = read_solutions(store, mine.generation)
-    assert solutions is not None
-    return mine, solutions[mine.token.index]
-
 
 # A scorer that fails
 
@@ -132,188 +56,6 @@ def test_a_solution_that_always_crashes_is_set_aside_with_its_traceback(opened: 
     assert any("set aside" in line for line in crew.said)
 
 
-# Files that are not what they should be
-
-
-def run_damaged(opened: Callable[[], Store], damage: Callable[[Store, GenerationId], None]) -> Crew:
-    """A whole run whose first generation is damaged before an evaluator comes."""
-    crew = Crew(opened)
-    crew.start_all(small_run(), evaluators=0)
-    while (generation := _newest(opened())) is None:
-        time.sleep(0.001)
-    damage(opened(), generation)
-    crew.start("evaluator0", lambda c: evaluator(c, CheapScorer))
-    crew.join()
-    return crew
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(lambda data: data[:-5], id="truncated"),
-        pytest.param(lambda data: b"", id="empty"),
-        pytest.param(lambda data: b"solution", id="no-npy"),
-        pytest.param(lambda data: array_to_bytes(np.zeros(3)), id="one-dimension"),
-        pytest.param(lambda data: array_to_bytes(np.zeros((4, 7))), id="wrong-length"),
-        pytest.param(lambda data: array_to_bytes(np.full((4, 3), np.nan)), id="nan"),
-    ],
-)
-def test_damaged_solutions_are_put_aside_and_published_again(
-    undisturbed: Store, opened: Callable[[], Store], damage: Callable[[bytes], bytes]
-) -> None:
-    def spoil(store: Store, generation: GenerationId) -> None:
-        data = store.read(generation.solutions_file)
-        assert data is not None
-        store.replace(generation.solutions_file, damage(data))
-
-    crew = run_damaged(opened, spoil)
-    assert history_of(opened()) == history_of(undisturbed)
-    aside = [e.name for e in opened().list(names.ASIDE)]
-    assert [name.partition("_g0001_")[2] for name in aside] == ["solutions.npy", "solutions.npy.txt"]
-    assert any("put aside" in line for line in crew.said)
-    assert any("published again" in line for line in crew.said)
-
-
-def test_too_few_solutions_and_tokens_of_none_are_mended(
-    undisturbed: Store, opened: Callable[[], Store]
-) -> None:
-    def spoil(store: Store, generation: GenerationId) -> None:
-        for index in range(4):
-            store.delete(generation.path(Waiting(index).name))
-        store.create(generation.path(Waiting(7).name), b"")
-        store.replace(generation.solutions_file, array_to_bytes(np.zeros((2, 3))))
-
-    crew = run_damaged(opened, spoil)
-    assert history_of(opened()) == history_of(undisturbed)
-    assert any("solutions.npy published again; 4 solutions were gone" in line for line in crew.said)
-    assert any("1 that it never had were removed" in line for line in crew.said)
-
-
-@pytest.mark.parametrize("what", ["a token", "the solutions", "the folder"])
-def test_what_is_removed_from_a_generation_is_published_again(
-    undisturbed: Store, opened: Callable[[], Store], what: str
-) -> None:
-    def remove(store: Store, generation: GenerationId) -> None:
-        if what == "a token":
-            store.delete(generation.path(Waiting(2).name))
-        elif what == "the solutions":
-            store.delete(generation.solutions_file)
-        else:
-            store.delete_tree(generation.folder)
-
-    crew = run_damaged(opened, remove)
-    assert history_of(opened()) == history_of(undisturbed)
-    assert any("published again" in line for line in crew.said)
-
-
-def test_a_generation_with_other_solutions_is_published_anew(
-    undisturbed: Store, opened: Callable[[], Store]
-) -> None:
-    """What somebody scored there answers other questions than the search asks."""
-    crew = Crew(opened)
-    crew.start_all(small_run(), evaluators=0)
-    while (first := _newest(opened())) is None:
-        time.sleep(0.001)
-    planted = GenerationId(first.run, first.search, 2)
-    assert publish(prepare(opened(), 4), planted, np.full((4, 3), 0.5))
-    opened().rename(planted.path("i00_t1_waiting"), planted.path("i00_t1_f0.001_a0.9_by_ghost"))
-    taken = opened().list(planted.folder)
-    assert len(taken) == 5
-    crew.start("evaluator0", lambda c: evaluator(c, CheapScorer))
-    crew.join()
-    assert history_of(opened()) == history_of(undisturbed)
-
-
-@pytest.mark.parametrize("kind", ["nan", "other", "truncated"])
-def test_a_fit_file_that_cannot_be_is_put_aside(
-    undisturbed: Store, opened: Callable[[], Store], kind: str
-) -> None:
-    def act(store: Store, top: list[str]) -> bool:
-        # Take the solution away first, so that the searcher has to look for a fit file.
-        taken = _take(store, "hand")
-        if taken is None:
-            return False
-        mine, crates = taken
-        content = {
-            "nan": fit_bytes(crates, float("nan")),
-            "other": fit_bytes(crates + 1, 0.001),
-            "truncated": fit_bytes(crates, 0.5)[:-3],
-        }[kind]
-        store.create(mine.id.fit_file, content)
-        return True
-
-    crew = run_meddled(opened, act)
-    assert history_of(opened()) == history_of(undisturbed)
-    assert any("put aside, the solution will be scored again" in line for line in crew.said)
-
-
-def test_a_solution_scored_by_hand_counts(opened: Callable[[], Store]) -> None:
-    told = 0.0123456789
-
-    def act(store: Store, top: list[str]) -> bool:
-        taken = _take(store, "hand")
-        if taken is None:
-            return False
-        mine, crates = taken
-        store.create(mine.id.fit_file, fit_bytes(crates, told))
-        return True
-
-    run_meddled(opened, act)
-    assert [row[3] for row in history_of(opened())].count(repr(told)) == 1
-
-
-def test_a_fit_file_of_an_older_generation_or_run_is_never_taken(
-    undisturbed: Store, opened: Callable[[], Store]
-) -> None:
-    old: list[str] = []
-
-    def act(store: Store, top: list[str]) -> bool:
-        now = _newest(store)
-        if now is None or now.number < 2:
-            return False
-        for generation in (
-            GenerationId(now.run, now.search, 1),
-            GenerationId("deadbeef", now.search, now.number),
-        ):
-            old.append(generation.solution(0).fit_file)
-            store.create(old[-1], fit_bytes(np.ones(3), 1e-6))
-        return True
-
-    run_meddled(opened, act)
-    assert history_of(opened()) == history_of(undisturbed)
-    assert opened().stat(old[0]) is None, "the old generation's file was not swept"
-
-
-def test_foreign_files_are_left_alone_and_shown(undisturbed: Store, opened: Callable[[], Store]) -> None:
-    foreign = ["notes.txt", "solution_17.npy", "fit_solution_17.npy"]
-
-    def act(store: Store, top: list[str]) -> bool:
-        return names.RUN in top and all(store.create(name, b"mine") for name in foreign)
-
-    run_meddled(opened, act)
-    assert history_of(opened()) == history_of(undisturbed)
-    assert [opened().read(name) for name in foreign] == [b"mine"] * 3
-    assert set(read_status(opened()).foreign) == set(foreign)
-
-
-@pytest.mark.parametrize("name", [names.NEW_ITR, names.REPORT, names.NCS_START, names.NCS_OVER, names.CRATES])
-@pytest.mark.parametrize("how", ["garbage", "removed"])
-def test_a_sentinel_that_somebody_spoils_comes_back(
-    undisturbed: Store, opened: Callable[[], Store], name: str, how: str
-) -> None:
-    def act(store: Store, top: list[str]) -> bool:
-        if name not in top:
-            return False
-        store.delete(name)
-        if how == "garbage":
-            store.replace(name, b"\xff\x00 no such thing")
-        return True
-
-    run_meddled(opened, act)
-    assert history_of(opened()) == history_of(undisturbed)
-    assert result_of(opened()) == result_of(undisturbed)
-
-
 # Evaluators that vanish
 
 
@@ -321,7 +63,7 @@ def test_the_claim_of_a_silent_evaluator_is_taken_back(
     undisturbed: Store, opened: Callable[[], Store]
 ) -> None:
     def act(store: Store, top: list[str]) -> bool:
-        return _take(store, "ghost-1-beef") is not None
+        return take(store, "ghost-1-beef") is not None
 
     crew = run_meddled(opened, act)
     assert history_of(opened()) == history_of(undisturbed)

@@ -45,13 +45,6 @@ def _held_until(event: threading.Event) -> MakeScorer:
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> Store:
-    """The run that all others are compared with."""
-    run_all(lambda: open_store("memory:hdfs-faults-undisturbed"), small_run())
-    return open_store("memory:hdfs-faults-undisturbed")
-
-
-@pytest.fixture(scope="module")
 def frail_cluster() -> Iterator[HdfsCluster]:
     """A cluster of this module's own, to be stopped and starved; every test leaves it running."""
     with HdfsCluster(httpfs=False) as cluster:

@@ -10,18 +10,12 @@ from coppice.pruning.contract import Float64s, Score, Tick
 from coppice.roles.history import read_histories
 from coppice.roles.master import read_result
 from coppice.show import result_lines
-from coppice.store import Store, open_store
+from coppice.store import Store
 from coppice.work import names
 from tests.roles.threads import history_of, result_of, run_all, small_run
 from tests.support.standins import CheapScorer
 
 FIRST = names.history(1)
-
-
-@pytest.fixture
-def opened(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """A work folder in memory of this test's own."""
-    return lambda: open_store(f"memory:{request.node.name}")
 
 
 @pytest.mark.parametrize("how", ["removed", "damaged"])

@@ -10,18 +10,12 @@ import pytest
 from coppice.roles.context import Stopped, declare_failure, read_record, wait_for_run
 from coppice.roles.master import master
 from coppice.roles.outer import outer
-from coppice.store import Store, open_store
+from coppice.store import Store
 from coppice.work import names
 from coppice.work.errors import RunFailed, RunRefused, Superseded
 from tests.hdfs.service import until
 from tests.roles.threads import Crew, context, result_of, run_all, small_run
 from tests.support.standins import CheapPruner
-
-
-@pytest.fixture
-def opened(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """A work folder in memory of this test's own."""
-    return lambda: open_store(f"memory:{request.node.name}")
 
 
 def start_master(opened: Callable[[], Store], **sections: object) -> None:

@@ -19,13 +19,6 @@ def _memory(name: str) -> Store:
     return open_store(f"memory:{name}")
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> Store:
-    """The run that all others are compared with: one evaluator, in memory."""
-    run_all(lambda: _memory("undisturbed"), small_run(), evaluators=1)
-    return _memory("undisturbed")
-
-
 def test_a_run_prunes_and_says_so(undisturbed: Store) -> None:
     result = result_of(undisturbed)
     assert result["rounds"] == 3
