@@ -31,7 +31,8 @@ from coppice.pruning.contract import Float64s, Score, Tick
 from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Store, open_store
 from coppice.work import names
-from coppice.work.contents import NcsOver, NcsStart, RunRecord, array_to_bytes
+from coppice.work.contents import array_to_bytes
+from coppice.work.sentinels import NcsOver, NcsStart, RunRecord
 
 EVALUATORS = 4
 POPULATION = 10

@@ -10,7 +10,7 @@ def main() -> None:
 
         serve()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(130)  # as coppice.errors.INTERRUPTED, which may not be loaded yet
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""The one root of every error that Coppice raises on purpose."""
+"""The one root of every error that Coppice raises on purpose, and what its commands end with."""
 
 from __future__ import annotations
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it: 128 and the number of SIGINT."""
 
 
 class CoppiceError(Exception):

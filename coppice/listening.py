@@ -12,12 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from coppice.errors import INTERRUPTED
 from coppice.show import plain
 from coppice.status.listener import Board, listen
 from coppice.status.messages import BadMessage
 from coppice.status.settings import StatusSettings
-
-INTERRUPTED_STATUS = 130
 
 
 def listen_to(settings: StatusSettings, exit_with_state: bool, as_json: bool) -> int:
@@ -46,7 +45,7 @@ def listen_to(settings: StatusSettings, exit_with_state: bool, as_json: bool) ->
                 if live is not None:
                     live.update(messages_view(board))
     except KeyboardInterrupt:
-        return INTERRUPTED_STATUS if exit_with_state else 0
+        return INTERRUPTED if exit_with_state else 0
     except BrokenPipeError:  # whoever read our lines has gone
         sys.stderr.close()
         return 0

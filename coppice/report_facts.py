@@ -19,9 +19,10 @@ from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Store
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
-from coppice.work.contents import Report, RunRecord, accuracy_from_bytes, json_from_bytes
+from coppice.work.contents import accuracy_from_bytes, json_from_bytes
 from coppice.work.errors import BadContent
 from coppice.work.limits import MAX_RESULT_BYTES, MAX_TEXT_BYTES, read_limited
+from coppice.work.sentinels import Report, RunRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from coppice.errors import CoppiceError
 from coppice.runfile import RunFile
 from coppice.store import open_store
 from coppice.work import names
-from coppice.work.contents import NewItr, RunRecord
+from coppice.work.sentinels import NewItr, RunRecord
 
 ROOT = Path(__file__).parent.parent
 GROUP: Any = typer.main.get_command(app)

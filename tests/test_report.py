@@ -25,8 +25,9 @@ from coppice.store import Store, open_store
 from coppice.store.memory import MemoryHome
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
-from coppice.work.contents import Report, RunRecord, array_to_bytes
+from coppice.work.contents import array_to_bytes
 from coppice.work.errors import BadContent
+from coppice.work.sentinels import Report, RunRecord
 
 RUN_ID = "0123abcd"
 TOTAL = 50_610

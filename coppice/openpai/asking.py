@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coppice.errors import INTERRUPTED
+
 if TYPE_CHECKING:
     from coppice.openpai.api import Api
     from coppice.openpai.client import Client
-
-INTERRUPTED = 130
 
 FilesArgument = Annotated[
     list[Path],

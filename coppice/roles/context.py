@@ -17,10 +17,10 @@ from coppice.clock import Clock, SystemClock
 from coppice.runfile import RunFile, parse_run_file
 from coppice.store import Entry, Store, StoreError, open_store
 from coppice.work import names
-from coppice.work.contents import RunRecord
 from coppice.work.errors import BadContent, RunFailed, RunRefused
 from coppice.work.limits import MAX_TEXT_BYTES, read_limited
 from coppice.work.presence import Identity, Presence, take_office
+from coppice.work.sentinels import RunRecord
 from coppice.work.waiting import Backoff
 
 REMOVED_LOOKS, REMOVED_PAUSE_S = 10, 0.5

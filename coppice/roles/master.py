@@ -15,7 +15,7 @@ from coppice.roles.rounds import checked, keep_round, read_rounds
 from coppice.runfile import RunFile
 from coppice.store import TEMPORARY_FOLDER, Store
 from coppice.work import names
-from coppice.work.contents import NewItr, Report, RunRecord, json_from_bytes
+from coppice.work.contents import json_from_bytes
 from coppice.work.errors import BadContent, RunFailed, RunRefused
 from coppice.work.limits import MAX_RESULT_BYTES, read_limited
 from coppice.work.presence import (
@@ -25,6 +25,7 @@ from coppice.work.presence import (
     read_role_file,
     role_files,
 )
+from coppice.work.sentinels import NewItr, Report, RunRecord
 
 LAST_LOOKS = 3
 """At the top of a work folder, for what is to be removed: a listing may be older than the last files."""

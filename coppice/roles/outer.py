@@ -25,17 +25,10 @@ from coppice.status import StatusSettings
 from coppice.store import Entry, StoreError, TooLarge
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
-from coppice.work.contents import (
-    NcsOver,
-    NcsStart,
-    NewItr,
-    Report,
-    array_to_bytes,
-    json_from_bytes,
-    vector_from_bytes,
-)
+from coppice.work.contents import array_to_bytes, json_from_bytes, vector_from_bytes
 from coppice.work.errors import BadContent, RunFailed, RunRefused, Superseded
 from coppice.work.limits import MAX_HISTORY_BYTES, MAX_SOLUTION_BYTES, read_limited
+from coppice.work.sentinels import NcsOver, NcsStart, NewItr, Report
 from coppice.work.waiting import Every
 
 CHUNK = 50

@@ -8,9 +8,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from coppice.store import Store
 from coppice.work import names
-from coppice.work.contents import Report, json_from_bytes, json_to_bytes
+from coppice.work.contents import json_from_bytes, json_to_bytes
 from coppice.work.errors import BadContent, RunRefused
 from coppice.work.limits import MAX_TEXT_BYTES, read_limited, read_many_limited
+from coppice.work.sentinels import Report
 
 T = TypeVar("T")
 REPORT = TypeAdapter(Report)

@@ -24,8 +24,6 @@ from coppice.store import Staging
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
 from coppice.work.contents import (
-    NcsOver,
-    NcsStart,
     array_from_bytes,
     array_to_bytes,
     bundle_from_bytes,
@@ -45,6 +43,7 @@ from coppice.work.generation import (
     repair,
 )
 from coppice.work.names import GenerationId, Scored, SolutionId
+from coppice.work.sentinels import NcsOver, NcsStart
 from coppice.work.waiting import Every
 
 SET_ASIDE_FITNESS = 2.0

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coppice.clock import SystemClock
-from coppice.errors import CoppiceError
+from coppice.errors import INTERRUPTED, CoppiceError
 from coppice.roles.clearing import discard
 from coppice.roles.context import Context, declare_failure, read_failure, read_record
 from coppice.roles.master import read_result
@@ -40,8 +40,6 @@ from coppice.work.waiting import Every
 
 RESTARTS = 5
 """How often one role that dies is started again; reaching a new round forgives it everything."""
-INTERRUPTED = 130
-"""Exit status of whoever was stopped by Ctrl-C."""
 GRACE_S = 15.0
 """A process that was asked to end and does not is killed after so long."""
 LOOK_S = 0.25

@@ -15,12 +15,12 @@ from coppice.runfile import parse_run_file
 from coppice.store import Store, StoreError
 from coppice.work import names
 from coppice.work.checkpoints import Checkpoints
-from coppice.work.contents import NcsStart, NewItr
 from coppice.work.errors import BadContent
 from coppice.work.generation import Tokens, look_at, newest_generation
 from coppice.work.limits import MAX_TEXT_BYTES, read_limited
 from coppice.work.names import GenerationId
 from coppice.work.presence import gone_from_this_machine, read_role_file, role_files
+from coppice.work.sentinels import NcsStart, NewItr
 
 
 @dataclass(slots=True)

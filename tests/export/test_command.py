@@ -21,7 +21,8 @@ from coppice.pruning.pruner import TorchPruner
 from coppice.roles.result import RESULT, write_result
 from coppice.store import open_store
 from coppice.work import names
-from coppice.work.contents import RunRecord, array_to_bytes
+from coppice.work.contents import array_to_bytes
+from coppice.work.sentinels import RunRecord
 from tests.export.networks import cut
 from tests.pruning.networks import no_tick, small
 

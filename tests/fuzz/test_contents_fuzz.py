@@ -17,11 +17,6 @@ from coppice.roles import outer, searcher
 from coppice.roles.history import SearchHistory
 from coppice.work import names
 from coppice.work.contents import (
-    NcsOver,
-    NcsStart,
-    NewItr,
-    Report,
-    RunRecord,
     array_from_bytes,
     array_to_bytes,
     bundle_from_bytes,
@@ -32,6 +27,7 @@ from coppice.work.contents import (
     vector_from_bytes,
 )
 from coppice.work.errors import BadContent
+from coppice.work.sentinels import NcsOver, NcsStart, NewItr, Report, RunRecord
 from tests.fuzz.damage import NUMBERS, content, memory_below, quick, read_or_refuse
 
 RUN = "0123abcd"

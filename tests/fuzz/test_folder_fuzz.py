@@ -30,19 +30,12 @@ from coppice.store import Store, open_store
 from coppice.store.memory import MemoryHome
 from coppice.work import limits, names
 from coppice.work.checkpoints import Checkpoints
-from coppice.work.contents import (
-    NcsOver,
-    NcsStart,
-    NewItr,
-    Report,
-    RunRecord,
-    array_to_bytes,
-    bundle_to_bytes,
-)
+from coppice.work.contents import array_to_bytes, bundle_to_bytes
 from coppice.work.errors import BadContent, RunFailed, RunRefused
 from coppice.work.generation import holds, prepare, publish, read_fit, read_solutions, repair
 from coppice.work.names import GenerationId
 from coppice.work.presence import announce_evaluator, read_role_file, take_office
+from coppice.work.sentinels import NcsOver, NcsStart, NewItr, Report, RunRecord
 from tests.fuzz.damage import NUMBERS, content, memory_below, read_or_refuse
 from tests.roles.threads import context
 from tests.test_report import RUN_ID, Made

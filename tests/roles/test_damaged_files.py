@@ -15,9 +15,10 @@ from coppice.roles.searcher import ncs
 from coppice.roles.status import read_status
 from coppice.store import Store
 from coppice.work import names
-from coppice.work.contents import NcsStart, array_to_bytes
+from coppice.work.contents import array_to_bytes
 from coppice.work.generation import fit_bytes, prepare, publish
 from coppice.work.names import GenerationId, Waiting
+from coppice.work.sentinels import NcsStart
 from tests.roles.meddling import newest, run_damaged, run_meddled, take
 from tests.roles.threads import Crew, history_of, result_of, small_run
 from tests.support.standins import CheapPruner, CheapScorer

@@ -19,10 +19,10 @@ from coppice.roles.searcher import ncs
 from coppice.roles.status import read_status
 from coppice.store import Store
 from coppice.work import names
-from coppice.work.contents import NewItr, RunRecord
 from coppice.work.errors import BadContent, RunFailed, RunRefused
 from coppice.work.generation import claim, look_at, prepare, publish
 from coppice.work.names import GenerationId, Waiting
+from coppice.work.sentinels import NewItr, RunRecord
 from tests.roles.meddling import SlowScorer, run_meddled, take
 from tests.roles.threads import Crew, context, history_of, result_of, run_all, small_run
 from tests.support.standins import CheapPruner, CheapScorer

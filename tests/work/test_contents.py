@@ -15,11 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from coppice.work.contents import (
-    NcsOver,
-    NcsStart,
-    NewItr,
-    Report,
-    RunRecord,
     array_from_bytes,
     array_to_bytes,
     bundle_from_bytes,
@@ -30,6 +25,7 @@ from coppice.work.contents import (
 )
 from coppice.work.errors import BadContent
 from coppice.work.limits import MAX_TEXT_BYTES
+from coppice.work.sentinels import NcsOver, NcsStart, NewItr, Report, RunRecord
 
 quick = settings(deadline=None, max_examples=100)
 
