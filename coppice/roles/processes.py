@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import tempfile
@@ -105,10 +106,8 @@ def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if sys.platform == "linux":  # for ps and top: all of them have the command line of the one they came from
         ctypes.CDLL(None).prctl(_PR_SET_NAME, f"coppice {arguments[0]}".encode()[:15])
-    from coppice.cli import main
-
     sys.argv = ["coppice", *arguments]
-    main(arguments)
+    runpy.run_module("coppice", run_name="__main__")  # as `python -m coppice`
 
 
 def _end_with(parent: BaseProcess) -> None:
