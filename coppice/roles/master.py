@@ -221,6 +221,12 @@ def _rounds(context: Context, record: RunRecord, run: RunFile, tick: Ticker) -> 
                 if report is not None and report.round == number:
                     done.append(keep_round(store, report))
                     break
+                if report is not None and report.round > number:
+                    # The master before this one was not dead when it was silent: it has recorded this round.
+                    recorded = read_rounds(store)
+                    if len(recorded) >= number:
+                        done = recorded
+                        break
             backoff.pause()
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+import coppice.roles.master
 from coppice.roles.context import Stopped, declare_failure, read_record, wait_for_run
 from coppice.roles.master import master
 from coppice.roles.outer import outer
+from coppice.roles.rounds import read_rounds
 from coppice.store import Store
 from coppice.work import names
 from coppice.work.errors import RunFailed, RunRefused, Superseded
 from tests.hdfs.service import until
-from tests.roles.threads import Crew, context, result_of, run_all, small_run
+from tests.roles.threads import HASTE, Crew, context, result_of, run_all, small_run
 from tests.support.standins import CheapPruner
 
 
@@ -114,6 +117,30 @@ def test_a_master_that_died_while_it_tidied_up_is_followed_by_one_that_does(
     opened().create(f"{names.GENERATIONS}/{record.run_id}_s0002_g0003/i01_t1_waiting", b"")
     master(context(opened), small_run())
     assert {names.GENERATIONS, left}.isdisjoint(entry.name for entry in opened().list())
+
+
+def test_a_master_catches_up_with_one_that_was_only_silent(
+    opened: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read the records, and the one before it, whose office it took, goes on for some rounds more."""
+    run_all(opened, small_run())
+    whole = result_of(opened())
+    record = read_record(opened())
+    assert record is not None
+    opened().replace(names.RUN, replace(record, state="running").to_bytes())
+    looks: list[int] = []
+
+    def read_late(store: Store) -> list[dict[str, Any]]:
+        looks.append(len(looks))
+        return read_rounds(store)[: 0 if len(looks) == 1 else None]
+
+    monkeypatch.setattr(coppice.roles.master, "read_rounds", read_late)
+    own = context(opened)
+    end = own.clock.monotonic() + 30 * HASTE
+    own.stopping = lambda: own.clock.monotonic() > end
+    master(own, small_run())
+    assert len(looks) == 2
+    assert result_of(opened()) == whole
 
 
 def test_a_search_that_was_lost_is_made_again(opened: Callable[[], Store]) -> None:

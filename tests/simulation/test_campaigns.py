@@ -40,6 +40,8 @@ REGRESSIONS = (
     7106,
     8796,
     9517,
+    44886,
+    45138,
 )
 """Seeds that failed once; docs/reliability.md says what they found."""
 
