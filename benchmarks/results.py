@@ -100,7 +100,7 @@ ROWS = (
     Row("gradual", "gradual magnitude schedule, the same training", "rivals", _FREE, "gradual"),
     Row(
         "plain",
-        "gradual magnitude schedule, none of the ideas in training",
+        "gradual magnitude schedule, images are not moved, one weight decay",
         "rivals",
         (*_FREE, *_STILL, "surgery.weight_decay={polish}"),
         "gradual",
