@@ -211,7 +211,8 @@ class _Outer:
                 self.published[name] = entry
             else:
                 self.context.say(f"{name} is damaged or gone; publishing it again")
-                self.publish(name, data)
+                self.store.replace(name, data)
+                self.published[name] = None
 
     # Rounds
 

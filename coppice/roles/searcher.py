@@ -253,8 +253,8 @@ class _Searcher:
         Such fit files are our own evaluators'. Taken for somebody else's they would cost the accuracy, which
         the lost scores had and they have not.
         """
-        listed = ((name, names.parse_solution(name)) for name in self.board.listed())
-        left = [name for name, id_ in listed if id_ and id_.generation == generation and name == id_.fit_file]
+        views = self._listed_views()
+        left = [name for name, id_ in views if id_.generation == generation and name == id_.fit_file]
         if left and self.store.stat(generation.solutions_file) is None:
             self.store.delete_many(left)
 
@@ -348,8 +348,12 @@ class _Searcher:
 
     def _sweep_views(self, old: Callable[[SolutionId], bool]) -> None:
         """Remove the views of what is over, as of the last look at the board."""
+        self.store.delete_many([name for name, id_ in self._listed_views() if old(id_)])
+
+    def _listed_views(self) -> list[tuple[str, SolutionId]]:
+        """Solution and fit files that the last look at the board saw, and whose they are."""
         found = ((name, names.parse_solution(name)) for name in self.board.listed())
-        self.store.delete_many([name for name, id_ in found if id_ is not None and old(id_)])
+        return [(name, id_) for name, id_ in found if id_ is not None]
 
 
 def _part(parts: dict[str, bytes], name: str) -> bytes:
